@@ -1,0 +1,159 @@
+"""The data sets, normalized: scikit-learn's digits, and MNIST and CIFAR-10 through TFDS."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+from tqdm import tqdm
+
+Arrays = dict[str, npt.NDArray[Any]]
+"""`train_images`, `train_labels`, `test_images`, `test_labels`; see `Split` for the shapes."""
+
+DATASETS = ("digits", "mnist", "cifar10")
+_DIGITS_TEST_SIZE = 297  # leaves 1,500 images to train on
+_PER_CHANNEL = (0, 1, 2)
+_READ_AT_ONCE = 1000
+
+
+class DataError(RuntimeError):
+    """The data cannot be had; the message says what to do."""
+
+
+class Split(NamedTuple):
+    """One part of a data set: float32 images (n, height, width, channels), int32 labels (n,)."""
+
+    images: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int32]
+
+
+class Dataset(NamedTuple):
+    """The training and the test part of a data set."""
+
+    train: Split
+    test: Split
+
+
+def load(name: str, data_dir: Path | None = None) -> Dataset:
+    """Loads a data set, normalized by the mean and deviation of its training images.
+
+    Args:
+      name: one of `DATASETS`.
+      data_dir: a TFDS directory that holds the data set; it is only read. None lets TFDS download.
+
+    Returns:
+      The data set: normalized per channel for CIFAR-10, by one mean and deviation for the others.
+
+    Raises:
+      DataError: if the data set is not in `data_dir`, or cannot be downloaded.
+    """
+    if name == "digits":
+        if data_dir is not None:
+            raise DataError("digits come with scikit-learn: leave out --data-dir.")
+        arrays = _digits()
+    else:
+        arrays = _from_tfds(name, data_dir)
+    train = arrays["train_images"]
+    axes = _PER_CHANNEL if name == "cifar10" else None
+    mean = train.mean(axes, dtype=np.float64).astype(np.float32)
+    deviation = train.std(axes, dtype=np.float64).astype(np.float32)
+    return Dataset(
+        *(
+            Split(
+                (arrays[f"{part}_images"] - mean) / deviation,
+                arrays[f"{part}_labels"].astype(np.int32),
+            )
+            for part in ("train", "test")
+        )
+    )
+
+
+def _digits() -> Arrays:
+    """The 1,797 digits of scikit-learn, split once and for all, each digit in both parts."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415  (slow to import)
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415
+
+    images, labels = load_digits(return_X_y=True)
+    names = ("train_images", "test_images", "train_labels", "test_labels")
+    parts = train_test_split(
+        images.astype(np.float32).reshape(-1, 8, 8, 1),
+        labels,
+        test_size=_DIGITS_TEST_SIZE,
+        stratify=labels,
+        random_state=0,
+    )
+    return dict(zip(names, parts, strict=True))
+
+
+def _from_tfds(name: str, data_dir: Path | None) -> Arrays:
+    """Reads a data set of TFDS, decoding its images only the first time."""
+    if data_dir is not None and not (data_dir / name).is_dir():
+        raise DataError(
+            f"There is no {name} in {data_dir}. Give the TFDS directory that has a folder named "
+            f"{name}, or leave out --data-dir to let TFDS download it."
+        )
+    import tensorflow_datasets as tfds  # noqa: PLC0415  (slow to import)
+
+    try:
+        sources = tfds.data_source(
+            name, split=["train", "test"], data_dir=data_dir, download=data_dir is None
+        )
+    except NotImplementedError as error:  # TFDS says so when it finds another version or TFRecord
+        raise DataError(
+            f"TFDS cannot read {name} in {data_dir or 'its data directory'} without TensorFlow: "
+            f"prepare the current version as array_record, or let TFDS download it elsewhere."
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"TFDS could not get {name}: {error} Check the network, or give the directory of a "
+            f"prepared copy with --data-dir."
+        ) from error
+    folder = Path(tfds.builder(name, data_dir=data_dir).data_path)
+    info = (folder / "dataset_info.json").read_bytes()
+    # The path and the description (sizes of the files) tell one copy of a version from another.
+    origin = hashlib.sha256(str(folder.resolve()).encode() + info).hexdigest()[:16]
+    return _cached(
+        f"{name}-{folder.name}-{origin}",
+        lambda: {
+            **_decoded(f"{name} train", "train", sources[0]),
+            **_decoded(f"{name} test", "test", sources[1]),
+        },
+    )
+
+
+def _decoded(title: str, part: str, source: Any) -> Arrays:
+    """The images and labels of a TFDS data source as two arrays."""
+    examples: list[dict[str, Any]] = []
+    with tqdm(total=len(source), desc=f"Decoding {title}", unit="image", disable=None) as bar:
+        for start in range(0, len(source), _READ_AT_ONCE):
+            rows = range(start, min(start + _READ_AT_ONCE, len(source)))
+            examples += source.__getitems__(rows)  # twice as fast as one by one
+            bar.update(len(rows))
+    return {
+        f"{part}_images": np.stack([example["image"] for example in examples]),
+        f"{part}_labels": np.array([example["label"] for example in examples]),
+    }
+
+
+def _cached(key: str, decode: Callable[[], Arrays]) -> Arrays:
+    """The arrays of an earlier run, or else those of `decode`, kept for the next run."""
+    path = platformdirs.user_cache_path("salera_optax") / f"{key}.npz"
+    if path.exists():
+        with np.load(path) as file:
+            return dict(file)
+    arrays = decode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            partial = Path(folder) / path.name
+            np.savez(partial, allow_pickle=False, **arrays)
+            os.replace(partial, path)  # atomic: a run beside this one sees all of it or nothing
+    except OSError as error:
+        click.echo(f"The decoded images are not kept for the next run: {error}", err=True)
+    return arrays

@@ -1,0 +1,175 @@
+"""One training run, with its progress bar and its log around the pure functions of `train`."""
+
+import math
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import salera_optax
+from benchmarks import models, train
+from benchmarks.data import Dataset, Split
+from benchmarks.log import LogWriter
+
+_CHUNK = 10  # steps between two looks at the progress
+_FAILED = 0.8  # the paper's bound: a run with a larger test error has failed
+
+_init = jax.jit(train.init, static_argnums=(0, 1))
+_train_chunk = jax.jit(train.train_chunk, static_argnums=(0, 1), donate_argnums=2)
+_evaluate = jax.jit(train.evaluate, static_argnums=0)
+_epoch_order = jax.jit(train.epoch_order, static_argnums=(2, 3))
+
+
+class Config(NamedTuple):
+    """What defines a run, and with the software and the device, its every number."""
+
+    dataset: str
+    model: str
+    optimizer: str
+    hyperparameters: dict[str, Any]
+    epochs: int
+    minibatch_ratio: float
+    seed: int
+
+
+class Result(NamedTuple):
+    """How a run ended; `nonfinite_since` is the step since which the loss is not finite, if any."""
+
+    test_error: float
+    steps: int
+    alarms: int
+    nonfinite_since: int | None
+
+    @property
+    def verdict(self) -> str:
+        """Empty when all went well, or what went wrong."""
+        if self.nonfinite_since is not None:
+            return f"DIVERGED, the loss is not finite since step {self.nonfinite_since}: "
+        return "FAILED TO LEARN: " if self.test_error > _FAILED else ""
+
+
+class Trainer:
+    """A run in progress.
+
+    Args:
+      config: what to run.
+      tx: the optimizer that the configuration names.
+      dataset: the data that the configuration names.
+      log: where every step and epoch goes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tx: optax.GradientTransformation,
+        dataset: Dataset,
+        log: LogWriter,
+    ) -> None:
+        self.config, self.tx, self.log = config, tx, log
+        self.model = models.MODELS[config.model](config.dataset)
+        self.train, self.test = (_on_device(split) for split in dataset)
+        self.size = dataset.train.labels.size
+        self.batch_size = max(1, round(config.minibatch_ratio * self.size))
+        self.steps_per_epoch = self.size // self.batch_size
+        init_key, self.order_key = jax.random.split(jax.random.key(config.seed))
+        self.carry = _init(self.model, tx, init_key, self.train)
+        self.result = Result(math.nan, steps=0, alarms=0, nonfinite_since=None)
+
+    def run(self) -> Result:
+        """Trains for all epochs, under a progress bar."""
+        self.log.write("config", [self._description()])
+        self._end_epoch(0)
+        total = self.config.epochs * self.steps_per_epoch
+        with tqdm(total=total, unit=" steps", disable=None, leave=False) as bar:
+            for epoch in range(1, self.config.epochs + 1):
+                order = _epoch_order(self.order_key, epoch, self.size, self.batch_size)
+                for start in range(0, self.steps_per_epoch, _CHUNK):
+                    loss = self._take_steps(epoch, order[start : start + _CHUNK])
+                    bar.update(self.result.steps - bar.n)
+                    bar.set_postfix(self._progress(loss))
+                self._end_epoch(epoch)
+        return self.result
+
+    def _take_steps(self, epoch: int, order: jax.Array) -> float:
+        """Takes a step for each row of `order`, and returns the last loss."""
+        self.carry, stacked = _train_chunk(self.model, self.tx, self.carry, self.train, order)
+        records = jax.device_get(stacked)
+        constant = {"all": self.config.hyperparameters["learning_rate"]}
+        lines = [
+            {
+                "step": self.result.steps + row + 1,
+                "epoch": epoch,
+                "loss": loss,
+                "alarm": records.alarm[row],
+                "learning_rate": {group: rate[row] for group, rate in records.learning_rate.items()}
+                or constant,
+            }
+            for row, loss in enumerate(records.loss)
+        ]
+        self.log.write("step", lines)
+        since = self.result.nonfinite_since
+        for line in lines:
+            since = None if np.isfinite(line["loss"]) else since or line["step"]
+        self.result = self.result._replace(
+            steps=lines[-1]["step"],
+            alarms=self.result.alarms + int(records.alarm.sum()),
+            nonfinite_since=since,
+        )
+        return float(records.loss[-1])
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Measures both errors, on all the data; epoch 0 is before the first step."""
+        on_train = jax.device_get(_evaluate(self.model, self.carry.params, self.train))
+        on_test = jax.device_get(_evaluate(self.model, self.carry.params, self.test))
+        since = self.result.nonfinite_since
+        if not np.isfinite(on_train.loss):
+            since = since or self.result.steps
+        self.result = self.result._replace(test_error=float(on_test.error), nonfinite_since=since)
+        line = {
+            "epoch": epoch,
+            "step": self.result.steps,
+            "train_error": on_train.error,
+            "test_error": on_test.error,
+            "train_loss": on_train.loss,
+            "test_loss": on_test.loss,
+            "alarms": self.result.alarms,
+        }
+        self.log.write("epoch", [line])
+
+    def _progress(self, loss: float) -> dict[str, str]:
+        return {
+            "loss": f"{loss:.3g}",
+            "test error": f"{100 * self.result.test_error:.2f} %",
+            "alarms": str(self.result.alarms),
+        }
+
+    def _description(self) -> dict[str, Any]:
+        """The first line of the log."""
+        packages = {name: version(name) for name in ("jax", "jaxlib", "optax", "flax", "numpy")}
+        device = jax.devices()[0]
+        return {
+            **self.config._asdict(),
+            "train_images": self.size,
+            "batch_size": self.batch_size,
+            "steps_per_epoch": self.steps_per_epoch,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.carry.params)),
+            "versions": {**packages, "salera_optax": salera_optax.__version__},
+            "device": device.device_kind,
+        }
+
+
+def run(
+    config: Config, tx: optax.GradientTransformation, dataset: Dataset, log_path: Path
+) -> Result:
+    """Trains as `config` says, and writes the log while it goes."""
+    with LogWriter(log_path) as log:
+        return Trainer(config, tx, dataset, log).run()
+
+
+def _on_device(split: Split) -> train.Examples:
+    return train.Examples(jnp.asarray(split.images), jnp.asarray(split.labels))

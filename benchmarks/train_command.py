@@ -1,0 +1,146 @@
+"""`python -m benchmarks train`: one training run, its log and its picture."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import data, models, optimizers, plots
+from benchmarks.log import read_log
+from benchmarks.run import Config, Result, run
+
+
+class _Finite(click.FloatRange):
+    """A range of numbers to which NaN and infinity do not belong."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
+
+
+_FROM_ZERO = _Finite(min=0)
+_BELOW_ONE = _Finite(min=0, max=1, max_open=True)
+_HYPERPARAMETERS: list[Callable[[Any], Any]] = [
+    click.option("--learning-rate", type=_FROM_ZERO, help="Initial learning rate."),
+    click.option("--alpha", type=float, help="ALERA: memory rate of the path, in (0, 1]."),
+    click.option("--gain", type=float, help="ALERA: how fast the rates adapt."),
+    click.option(
+        "--groups", type=click.Choice(list(optimizers.GROUPS)), help="ALERA: what shares one rate."
+    ),
+    click.option(
+        "--std", type=click.Choice(["exact", "authors"]), help="ALERA: deviation of the path."
+    ),
+    click.option("--smoothing", type=float, help="Guard: weight of a new loss, in (0, 1]."),
+    click.option("--threshold", type=float, help="Guard: rise tolerated, over the first loss."),
+    click.option("--factor", type=float, help="Guard: an alarm multiplies all rates by this."),
+    click.option("--rollback/--no-rollback", default=None, help="Guard: go back on an alarm."),
+    click.option(
+        "--reset-path/--no-reset-path", default=None, help="Guard: forget the path on an alarm."
+    ),
+    click.option(
+        "--detector", type=click.Choice(["robust", "published"]), help="Guard: which test."
+    ),
+    click.option("--momentum", type=_BELOW_ONE, help="Momentum of the direction."),
+    click.option("--b1", type=_BELOW_ONE, help="Adam: memory of the mean gradient."),
+    click.option("--b2", type=_BELOW_ONE, help="Adam: memory of the squared gradient."),
+    click.option("--weight-decay", type=_FROM_ZERO, help="Decoupled weight decay."),
+]
+
+
+def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that belong to some optimizers only."""
+    for option in reversed(_HYPERPARAMETERS):
+        command = option(command)
+    return command
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--dataset", type=click.Choice(data.DATASETS), default="digits")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="TFDS directory that has mnist or cifar10; only read. Without it TFDS downloads them.",
+)
+@click.option(
+    "--model",
+    type=click.Choice(list(models.MODELS)),
+    help="mlp: small; m0, m2: the paper's, without and with two hidden layers.  "
+    "[default: mlp for digits, else m2]",
+)
+@click.option("--optimizer", type=click.Choice(list(optimizers.OPTIMIZERS)), default="salera")
+@click.option("--epochs", type=click.IntRange(min=1), default=20)
+@click.option(
+    "--minibatch-ratio",
+    type=_Finite(min=0, max=1, min_open=True),
+    default=0.01,
+    help="Size of a minibatch over the size of the training set.",
+)
+@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for log.jsonl and training.png; an earlier run there is overwritten.  "
+    "[default: one in runs/ named after the run]",
+)
+@_hyperparameter_options
+def train(
+    dataset: str,
+    data_dir: Path | None,
+    model: str | None,
+    optimizer: str,
+    epochs: int,
+    minibatch_ratio: float,
+    seed: int,
+    out: Path | None,
+    **hyperparameters: Any,
+) -> None:
+    """Trains a model, and writes a log and a picture of the run.
+
+    Hyperparameters that are not given have the optimizer's own defaults.
+    """
+    start = time.perf_counter()
+    given = {name: value for name, value in hyperparameters.items() if value is not None}
+    try:
+        values = optimizers.hyperparameters(optimizer, given)
+        tx = optimizers.build(optimizer, values)
+        config = Config(
+            dataset=dataset,
+            model=model or models.default_model(dataset),
+            optimizer=optimizer,
+            hyperparameters=values,
+            epochs=epochs,
+            minibatch_ratio=minibatch_ratio,
+            seed=seed,
+        )
+        out = out or Path("runs") / _name(config)
+        result = run(config, tx, data.load(dataset, data_dir), out / "log.jsonl")
+    except (ValueError, data.DataError) as error:
+        raise click.ClickException(str(error)) from error
+    plots.save_picture(read_log(out / "log.jsonl"), out / "training.png")
+    click.echo(_summary(config, result, time.perf_counter() - start, out))
+
+
+def _name(config: Config) -> str:
+    rate = config.hyperparameters["learning_rate"]
+    return f"{config.dataset}-{config.model}-{config.optimizer}-{rate:g}-seed{config.seed}"
+
+
+def _summary(config: Config, result: Result, seconds: float, out: Path) -> str:
+    """The line at the end, for people."""
+    return (
+        f"{config.optimizer} on {config.dataset}: {result.verdict}"
+        f"test error {100 * result.test_error:.2f} % after {_count(config.epochs, 'epoch')} "
+        f"({_count(result.steps, 'step')}, {_count(result.alarms, 'alarm')}) in {seconds:.1f} s. "
+        f"Log: {out / 'log.jsonl'}  Picture: {out / 'training.png'}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,33 @@
+"""Learning rates that tune themselves, and training runs that are never lost: SALERA for Optax."""
+
+from salera_optax._alera import ScaleByAleraState, by_module, scale_by_alera
+from salera_optax._aliases import ag_adam, alera, forget_path, salera, spalera
+from salera_optax._metrics import metrics
+from salera_optax._page_hinkley import PageHinkleyState, page_hinkley
+from salera_optax._parameterwise import (
+    ScaleByParameterwiseAleraState,
+    scale_by_parameterwise_alera,
+)
+from salera_optax._random_walk import path_mean, path_std
+from salera_optax._step import step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PageHinkleyState",
+    "ScaleByAleraState",
+    "ScaleByParameterwiseAleraState",
+    "ag_adam",
+    "alera",
+    "by_module",
+    "forget_path",
+    "metrics",
+    "page_hinkley",
+    "path_mean",
+    "path_std",
+    "salera",
+    "scale_by_alera",
+    "scale_by_parameterwise_alera",
+    "spalera",
+    "step",
+]

@@ -1,0 +1,258 @@
+"""ALERA: a learning rate per group of leaves that follows the agreement of successive gradients.
+
+Source: Schoenauer-Sebag, Schoenauer, Sebag, "Stochastic Gradient Descent: Going As Fast As
+Possible But Not Faster", arXiv 1709.01427, Section 3 and Algorithm 1.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from salera_optax._random_walk import STDS, Std, agreement, check_alpha
+from salera_optax._validation import (
+    check_choice,
+    check_number,
+    check_params,
+    check_same_tree,
+    check_transformation,
+    leaf_name,
+)
+
+Groups = Any  # None, a prefix pytree of labels, or a function from parameters to one.
+
+
+class ScaleByAleraState(NamedTuple):
+    """State of `scale_by_alera`.
+
+    Attributes:
+      step: int32 scalar, the steps taken, alarms excluded.
+      path: exponential average of normalized gradients, like the parameters, float32 or wider.
+      log_rate: for every group, the logarithm of its rate multiplier, a float32 or wider scalar.
+      base_state: state of the base transformation.
+    """
+
+    step: jax.Array
+    path: Any
+    log_rate: Any
+    base_state: Any
+
+
+def by_module(params: Any) -> Any:
+    """Labels every leaf with its module: kernel and bias of a Flax layer share one rate.
+
+    Args:
+      params: a pytree of parameters, or any pytree of the same structure.
+
+    Returns:
+      A pytree of strings: the path of the leaf less its last key, `"root"` for a leaf of the
+      outermost module.
+
+    Example:
+      >>> by_module({"Dense_0": {"bias": 0.0, "kernel": 1.0}, "scale": 1.0})
+      {'Dense_0': {'bias': 'Dense_0', 'kernel': 'Dense_0'}, 'scale': 'root'}
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: leaf_name(path, depth=-1) or "root", params
+    )
+
+
+def statistics_dtype(params: Any) -> Any:
+    """The real dtype of scalars about `params`: float32, or float64 where a leaf is that wide."""
+    return np.finfo(jnp.result_type(jnp.float32, *jax.tree.leaves(params))).dtype
+
+
+def squared_norms(tree: Any) -> list[jax.Array]:
+    """|.|^2 summed over every leaf, in float32 or wider."""
+    return [jnp.sum(squared_modulus(leaf)) for leaf in jax.tree.leaves(tree)]
+
+
+def squared_modulus(x: ArrayLike) -> jax.Array:
+    """|x|^2, elementwise, real, in float32 or wider."""
+    x = jnp.asarray(x, jnp.result_type(x, jnp.float32))
+    return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
+
+
+def real_size(leaf: ArrayLike) -> int:
+    """Number of real coordinates: a complex one counts as two."""
+    return jnp.size(leaf) * (2 if jnp.iscomplexobj(leaf) else 1)
+
+
+def bounded(log_rate: jax.Array) -> jax.Array:
+    """Keeps the exponential of `log_rate` well inside its dtype (1e-28 to 1e28 in float32)."""
+    limit = 0.75 * math.log(float(np.finfo(log_rate.dtype).max))
+    return jnp.clip(log_rate, -limit, limit)
+
+
+def scaled(update: ArrayLike, factor: jax.Array, like: ArrayLike) -> jax.Array:
+    """`factor * update`, computed in float32 or wider and returned in the dtype of `like`."""
+    wide = jnp.asarray(update, jnp.result_type(update, jnp.float32))
+    return jnp.asarray(factor * wide, jnp.result_type(like))
+
+
+def incremented(count: jax.Array) -> jax.Array:
+    """The count plus one, which stays at the largest integer."""
+    return jnp.asarray(optax.safe_increment(count))
+
+
+def _leaf_labels(groups: Groups, tree: Any) -> list[str]:
+    """The label of every leaf of `tree`, in order."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    if groups is None:
+        names = [leaf_name(path) for path in paths]
+        repeated = Counter(names)  # {"a/b": x, "a": {"b": y}}: fall back to the unambiguous form.
+        return [
+            name if repeated[name] == 1 else jax.tree_util.keystr(path)
+            for name, path in zip(names, paths, strict=True)
+        ]
+    if not paths:
+        return []
+    labels = groups(tree) if callable(groups) else groups
+    try:
+        full = jax.tree.map(lambda label, part: jax.tree.map(lambda _: label, part), labels, tree)
+        leaves = jax.tree.leaves(full)
+        covered = len(leaves) == len(paths)
+    except ValueError:
+        covered = False
+    if not covered:
+        raise ValueError(
+            "groups must give a label to every leaf of params, as a pytree of strings that is a "
+            f"prefix of {jax.tree.structure(tree)}, got {labels!r}."
+        )
+    for label in leaves:
+        if not isinstance(label, str):
+            raise TypeError(f"groups must consist of strings, one label a leaf, got {label!r}.")
+    return leaves
+
+
+def _members(groups: Groups, tree: Any) -> dict[str, list[int]]:
+    """For every group, in alphabetical order, the indices of its leaves."""
+    members: dict[str, list[int]] = {}
+    for index, label in enumerate(_leaf_labels(groups, tree)):
+        members.setdefault(label, []).append(index)
+    return dict(sorted(members.items()))
+
+
+def check_rate_law(alpha: Any, gain: Any, std: Any, base: Any, eps: Any) -> None:
+    """Checks the arguments that the two ALERA transformations share."""
+    check_alpha(alpha)
+    check_number("gain", gain, lambda g: 0 <= g < math.inf, "finite and at least 0")
+    check_number("eps", eps, lambda e: 0 <= e < math.inf, "finite and at least 0")
+    check_choice("std", std, STDS)
+    if base is not None:
+        check_transformation("base", base)
+
+
+def scale_by_alera(
+    alpha: ArrayLike = 0.01,
+    gain: ArrayLike = 2.12e-6,
+    *,
+    groups: Groups | Callable[[Any], Any] = None,
+    std: Std = "exact",
+    base: optax.GradientTransformation | None = None,
+    eps: ArrayLike = 1e-6,
+) -> optax.GradientTransformationExtraArgs:
+    """Scales by a rate per group that grows while gradients agree more than chance.
+
+    See `salera_optax.alera` for the mathematics and for the arguments. The rate multiplier starts
+    at 1.
+
+    Args:
+      alpha: memory rate of the path, in (0, 1].
+      gain: step of the logarithm of the rate per standard deviation, finite and at least 0.
+      groups: None for a rate per leaf; or a pytree of strings, a prefix of the parameters (`"all"`
+        alone is one rate for everything); or a function from parameters to such a pytree, such as
+        `by_module`.
+      std: "exact" for `path_std`, "authors" for `alpha / sqrt(d)` of the published code.
+      base: transformation of the direction, such as `optax.trace(0.9)`; the path always sees the
+        raw gradient.
+      eps: a group whose gradient norm is at most this only lets its path decay.
+
+    Returns:
+      A transformation with state `ScaleByAleraState`: one copy of the parameters, and a scalar per
+      group.
+
+    Raises:
+      ValueError: for an argument out of range, or labels or gradients that do not fit the
+        parameters.
+      TypeError: for a base that is no transformation, or parameters that are not floating-point.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> tx = optax.chain(scale_by_alera(0.1, 0.1), optax.scale(-0.1))
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for _ in range(5):
+      ...     updates, state = tx.update(2 * x, state)
+      ...     x = optax.apply_updates(x, updates)
+      >>> bool(state[0].log_rate[""] > 0)  # five gradients in one direction: the rate went up
+      True
+    """
+    check_rate_law(alpha, gain, std, base, eps)
+    inner = optax.with_extra_args_support(optax.identity() if base is None else base)
+
+    def init_fn(params: Any) -> ScaleByAleraState:
+        check_params("scale_by_alera", params)
+        dtype = statistics_dtype(params)
+        names = _members(groups, params)
+        return ScaleByAleraState(
+            step=jnp.zeros((), jnp.int32),
+            path=jax.tree.map(lambda p: jnp.zeros_like(p, jnp.result_type(p, jnp.float32)), params),
+            # Without leaves a single scalar stands in, so that optax.tree.map_params, which calls
+            # init with an opaque leafless tree, finds a leaf where the state has its groups.
+            log_rate={name: jnp.zeros((), dtype) for name in names} or jnp.zeros((), dtype),
+            base_state=inner.init(params),
+        )
+
+    def update_fn(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, ScaleByAleraState]:
+        check_same_tree("scale_by_alera", "updates", updates, state.path)
+        step = incremented(state.step)
+        direction, base_state = inner.update(updates, state.base_state, params, **extra_args)
+        members = _members(groups, state.path)
+        if not members:
+            return direction, state._replace(step=step, base_state=base_state)
+
+        dtype = statistics_dtype(state.path)
+        memory = jnp.asarray(alpha, dtype)
+        leaves, treedef = jax.tree.flatten(state.path)
+        group_of = {index: g for g, indices in enumerate(members.values()) for index in indices}
+
+        def per_group(leaf_values: list[Any]) -> jax.Array:
+            return jnp.stack([sum(leaf_values[i] for i in indices) for indices in members.values()])
+
+        norm = jnp.sqrt(per_group(squared_norms(updates)).astype(dtype))
+        weight = jnp.where(norm > eps, memory / jnp.where(norm > eps, norm, 1), 0)
+        path = [
+            scaled(p, 1 - memory, p) + scaled(g, weight[group_of[i]], p)
+            for i, (p, g) in enumerate(zip(leaves, jax.tree.leaves(updates), strict=True))
+        ]
+        sizes = [sum(real_size(leaves[i]) for i in indices) for indices in members.values()]
+        squared = per_group(squared_norms(path)).astype(dtype)
+        z = agreement(squared, memory, step, jnp.array(sizes, dtype), std)
+        log_rate = jnp.stack([state.log_rate[name] for name in members])
+        log_rate = bounded(log_rate + jnp.asarray(gain, dtype) * z)
+        rate = jnp.exp(log_rate)
+        moves, like = (
+            jax.tree.leaves(direction),
+            jax.tree.leaves(direction if params is None else params),
+        )
+        moves = [
+            scaled(u, rate[group_of[i]], p)
+            for i, (u, p) in enumerate(zip(moves, like, strict=True))
+        ]
+        return jax.tree.unflatten(treedef, moves), ScaleByAleraState(
+            step=step,
+            path=jax.tree.unflatten(treedef, path),
+            log_rate=dict(zip(members, log_rate, strict=True)),
+            base_state=base_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,420 @@
+"""The ready-made optimizers, each a chain of parts."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from salera_optax._alera import (
+    Groups,
+    ScaleByAleraState,
+    incremented,
+    scale_by_alera,
+    scaled,
+    statistics_dtype,
+)
+from salera_optax._detector import Detector
+from salera_optax._page_hinkley import page_hinkley
+from salera_optax._parameterwise import ScaleByParameterwiseAleraState, scale_by_parameterwise_alera
+from salera_optax._random_walk import Std
+
+
+class LearningRateState(NamedTuple):
+    """State of the base learning rate of an alias, which `metrics` reads.
+
+    Attributes:
+      step: int32 scalar, the steps taken, the argument of a schedule.
+      learning_rate: the base learning rate of the last step, a float32 or wider scalar.
+    """
+
+    step: jax.Array
+    learning_rate: jax.Array
+
+
+def _scale_by_learning_rate(
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformation:
+    """Optax's `scale_by_learning_rate`, which also remembers the rate."""
+    schedule: Any = learning_rate
+
+    def rate_at(step: jax.Array, dtype: Any) -> jax.Array:
+        rate = schedule(step) if callable(schedule) else schedule
+        return jnp.asarray(rate, dtype)
+
+    def init_fn(params: Any) -> LearningRateState:
+        step = jnp.zeros((), jnp.int32)
+        return LearningRateState(step, rate_at(step, statistics_dtype(params)))
+
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, LearningRateState]:
+        del params
+        rate = rate_at(state.step, state.learning_rate.dtype)
+        updates = jax.tree.map(lambda u: scaled(u, -rate, u), updates)
+        return updates, LearningRateState(incremented(state.step), rate)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _decayed(
+    base: optax.GradientTransformation | None, weight_decay: optax.ScalarOrSchedule, mask: Any
+) -> optax.GradientTransformation | None:
+    """The direction with decoupled weight decay, which so follows the self-tuned rate."""
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        decay = optax.identity()
+    else:
+        decay = optax.add_decayed_weights(weight_decay, mask)
+    return decay if base is None else optax.chain(base, decay)
+
+
+def _momentum(momentum: ArrayLike | None, nesterov: bool) -> optax.GradientTransformation | None:
+    return None if momentum is None else optax.trace(momentum, nesterov)
+
+
+def forget_path(inner_state: Any) -> Any:
+    """Puts path and step of every ALERA state in `inner_state` back to zero, and keeps the rates.
+
+    For `page_hinkley(..., restore_inner=False, on_alarm=forget_path)`: a remembered path inflates
+    the rate again at once after a rollback.
+
+    Args:
+      inner_state: the state of any optimizer, nested as it may be.
+
+    Returns:
+      The state, of the same structure, shapes and dtypes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = scale_by_alera()
+      >>> state = tx.init(jnp.ones(2))._replace(path=jnp.ones(2), step=jnp.int32(7))
+      >>> int(forget_path(state).step), float(forget_path((state,))[0].path.sum())
+      (0, 0.0)
+    """
+    kinds = (ScaleByAleraState, ScaleByParameterwiseAleraState)
+
+    def forget(part: Any) -> Any:
+        if not isinstance(part, kinds):
+            return part
+        return part._replace(
+            step=jnp.zeros_like(part.step), path=jax.tree.map(jnp.zeros_like, part.path)
+        )
+
+    return jax.tree.map(forget, inner_state, is_leaf=lambda part: isinstance(part, kinds))
+
+
+def alera(
+    learning_rate: optax.ScalarOrSchedule,
+    alpha: ArrayLike = 0.01,
+    gain: ArrayLike = 2.12e-6,
+    *,
+    groups: Groups = None,
+    std: Std = "exact",
+    momentum: ArrayLike | None = None,
+    nesterov: bool = False,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any = None,
+    eps: ArrayLike = 1e-6,
+) -> optax.GradientTransformationExtraArgs:
+    """ALERA: SGD whose learning rate, one per group of leaves, tunes itself.
+
+    Use it where the loss cannot be had in the training loop; `salera`, the same with a guard, is
+    the better choice otherwise, for the rate may rise until the loss explodes.
+
+    Per group of dimension d, with the raw gradient g, in step t:
+
+        path_t = (1 - alpha) path_{t-1} + alpha g/||g||          (only the decay when ||g|| <= eps)
+        rate_t = rate_{t-1} exp(gain (||path_t||^2 - mean(t)) / std(d))
+        update = -learning_rate rate_t base(g)
+
+    where mean and std are those of a random walk (`path_mean`, `path_std`): the rate goes up while
+    successive gradients agree more than chance would have it, and down while they agree less.
+
+    Args:
+      learning_rate: initial rate eta_0, or an Optax schedule that the self-tuned rate multiplies.
+        Any value from 1e-4 to 10 is a fair start for `salera`; 0.1 if there is no better guess.
+      alpha: memory rate of the path, in (0, 1]; it averages over about 1/alpha gradients. The
+        paper's robust setting is 0.01.
+      gain: step of log(rate) per standard deviation, finite and at least 0. The default is the
+        paper's robust C = 3e-6 in units of the exact deviation (C alone is for `std="authors"`).
+        The first knob to turn: ten times more follows faster and explodes sooner.
+      groups: leaves that share a rate: None for one per leaf; a pytree of strings that is a prefix
+        of the parameters (`"all"` alone is one rate for everything); or a function from
+        parameters to one, such as `by_module` (the paper's layers).
+      std: "exact" for `path_std`, "authors" for `alpha / sqrt(d)` of the published code.
+      momentum: decay of a momentum in [0, 1), or None; the path still sees the raw gradient.
+      nesterov: whether the momentum is Nesterov's.
+      weight_decay: decoupled weight decay, multiplied by the self-tuned rate as in `optax.adamw`.
+      mask: pytree of booleans, or function to one: the leaves that decay, as in `optax.adamw`.
+      eps: a group whose gradient norm is at most this only lets its path decay.
+
+    Returns:
+      An optimizer. Its state holds one copy of the parameters, float32 or wider, and a scalar per
+      group.
+
+    Raises:
+      ValueError: if a number is out of range or the labels do not cover the parameters.
+      TypeError: if a leaf of the parameters is not floating-point.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, salera_optax
+      >>> tx = salera_optax.alera(0.1)
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for _ in range(5):
+      ...     grads = jax.grad(lambda x: jnp.sum(x**2))(x)
+      ...     updates, state = tx.update(grads, state, x)
+      ...     x = optax.apply_updates(x, updates)
+      >>> [round(float(xi), 2) for xi in x]
+      [0.33, -0.66]
+
+    Source: arXiv 1709.01427, Section 3.1, Algorithm 1. Deviation: Eq. 5 is corrected.
+    """
+    base = _decayed(_momentum(momentum, nesterov), weight_decay, mask)
+    return optax.chain(
+        scale_by_alera(alpha, gain, groups=groups, std=std, base=base, eps=eps),
+        _scale_by_learning_rate(learning_rate),
+    )
+
+
+def salera(
+    learning_rate: optax.ScalarOrSchedule,
+    alpha: ArrayLike = 0.01,
+    gain: ArrayLike = 2.12e-6,
+    *,
+    smoothing: ArrayLike = 0.1,
+    threshold: ArrayLike = 0.1,
+    factor: ArrayLike = 0.5,
+    rollback: bool = True,
+    reset_path: bool = True,
+    detector: Detector | None = None,
+    groups: Groups = None,
+    std: Std = "exact",
+    momentum: ArrayLike | None = None,
+    nesterov: bool = False,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any = None,
+    eps: ArrayLike = 1e-6,
+) -> optax.GradientTransformationExtraArgs:
+    """SALERA: `alera` under the guard of `page_hinkley`.
+
+    The optimizer to start with: no learning rate to tune, and a run that survives an explosion.
+    Pass the minibatch loss: `tx.update(grads, state, params, value=loss)`, or `salera_optax.step`.
+
+    At a catastrophe the parameters go back to before the last step, every step is halved, the rates
+    stay, and the paths are forgotten: a remembered path inflates the rate again at once.
+
+    The published algorithm is `std="authors", reset_path=False, smoothing=` the ratio of the
+    minibatch to the training set; its authors' code also has `rollback=False`.
+
+    Args:
+      learning_rate: initial rate eta_0 or an Optax schedule; see `alera`.
+      alpha: memory rate of the path, in (0, 1]; see `alera`.
+      gain: step of log(rate) per standard deviation, finite and at least 0; see `alera`.
+      smoothing: weight of a new loss in the smoothed loss, in (0, 1]; see `page_hinkley`.
+      threshold: rise that raises an alarm, in units of |first loss|, greater than 0.
+      factor: what an alarm multiplies every step by, in (0, 1].
+      rollback: whether an alarm restores the parameters.
+      reset_path: whether an alarm forgets path and step of the rate law.
+      detector: "robust" or "published", see `page_hinkley`; None is "published" with
+        `std="authors"`, "robust" otherwise.
+      groups: leaves that share a rate; see `alera`.
+      std: "exact" or "authors"; see `alera`.
+      momentum: decay of a momentum in [0, 1), or None; an alarm keeps it.
+      nesterov: whether the momentum is Nesterov's.
+      weight_decay: decoupled weight decay; see `alera`.
+      mask: the leaves that decay; see `alera`.
+      eps: a group whose gradient norm is at most this only lets its path decay.
+
+    Returns:
+      An optimizer that needs `value`. Its state holds two copies of the parameters.
+
+    Raises:
+      ValueError, TypeError: as `alera` and `page_hinkley`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, salera_optax
+      >>> tx = salera_optax.salera(1000.0)  # far too large
+      >>> @jax.jit
+      ... def train_step(x, state):
+      ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
+      ...     return salera_optax.step(tx, grads, state, x, value=loss)
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for _ in range(50):
+      ...     x, state = train_step(x, state)
+      >>> bool(jnp.abs(x).max() < 1e-3), bool(state.alarms > 5)
+      (True, True)
+
+    Source: arXiv 1709.01427, Algorithm 1, with the deviations of `alera` and `page_hinkley`.
+    """
+    return page_hinkley(
+        alera(
+            learning_rate,
+            alpha,
+            gain,
+            groups=groups,
+            std=std,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            mask=mask,
+            eps=eps,
+        ),
+        smoothing=smoothing,
+        threshold=threshold,
+        factor=factor,
+        rollback=rollback,
+        restore_inner=False,
+        on_alarm=forget_path if reset_path else None,
+        detector=_detector_for(detector, std),
+    )
+
+
+def _detector_for(detector: Detector | None, std: Std) -> Detector:
+    """The published detector for who asks for the authors' rate law, unless told otherwise."""
+    return detector or ("published" if std == "authors" else "robust")
+
+
+def spalera(
+    learning_rate: optax.ScalarOrSchedule,
+    alpha: ArrayLike = 0.1,
+    gain: ArrayLike = 2.11e-8,
+    *,
+    smoothing: ArrayLike = 0.1,
+    threshold: ArrayLike = 0.1,
+    factor: ArrayLike = 0.5,
+    rollback: bool = True,
+    reset_path: bool = True,
+    detector: Detector | None = None,
+    std: Std = "exact",
+    momentum: ArrayLike | None = None,
+    nesterov: bool = False,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any = None,
+    eps: ArrayLike = 1e-6,
+) -> optax.GradientTransformationExtraArgs:
+    """SPALERA: one self-tuned rate per coordinate, under the guard of `page_hinkley`.
+
+    With w = 1/N, N the number of real coordinates of all parameters together, per coordinate i:
+
+        path_t = (1 - alpha) path_{t-1} + alpha g/||g||                    (norms over all N)
+        rate_t = rate_{t-1} exp(gain (path_t^2 - w mean(t)) / (sqrt(w) std(N)))     (elementwise)
+
+    The exact deviation of one coordinate has a further term, a fraction of at most
+    alpha (2 - alpha) / (4 (1 - alpha)^2) more (6 % at alpha = 0.1), which this leaves out.
+
+    Args:
+      learning_rate: initial rate eta_0 or an Optax schedule; see `alera`.
+      alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.1.
+      gain: step of log(rate) per standard deviation, finite and at least 0; the default is the
+        paper's robust C = 3e-8 in units of the exact deviation.
+      smoothing: as in `salera`.
+      threshold: as in `salera`.
+      factor: as in `salera`.
+      rollback: as in `salera`.
+      reset_path: as in `salera`.
+      detector: as in `salera`.
+      std: "exact", or "authors" for `alpha / N`.
+      momentum: as in `salera`.
+      nesterov: as in `salera`.
+      weight_decay: as in `salera`.
+      mask: as in `salera`.
+      eps: where the norm of the whole gradient is at most this, the path only decays.
+
+    Returns:
+      An optimizer that needs `value`. Its state holds three copies of the parameters.
+
+    Raises:
+      ValueError, TypeError: as `alera` and `page_hinkley`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, salera_optax
+      >>> tx = salera_optax.spalera(0.1)
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for _ in range(5):
+      ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
+      ...     x, state = salera_optax.step(tx, grads, state, x, value=loss)
+      >>> [round(float(xi), 2) for xi in x]
+      [0.33, -0.66]
+
+    Source: arXiv 1709.01427, Appendix B, Algorithm 2.
+    """
+    base = _decayed(_momentum(momentum, nesterov), weight_decay, mask)
+    return page_hinkley(
+        optax.chain(
+            scale_by_parameterwise_alera(alpha, gain, std=std, base=base, eps=eps),
+            _scale_by_learning_rate(learning_rate),
+        ),
+        smoothing=smoothing,
+        threshold=threshold,
+        factor=factor,
+        rollback=rollback,
+        restore_inner=False,
+        on_alarm=forget_path if reset_path else None,
+        detector=_detector_for(detector, std),
+    )
+
+
+def ag_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    alpha: ArrayLike = 0.001,
+    gain: ArrayLike = 2.12e-6,
+    *,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    nesterov: bool = False,
+    groups: Groups = None,
+    std: Std = "exact",
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Ag-Adam: ALERA's self-tuned rate on the direction of Adam.
+
+    No guard of its own: wrap it, `page_hinkley(ag_adam(...), restore_inner=False,
+    on_alarm=forget_path)`, to have one.
+
+    Args:
+      learning_rate: initial rate eta_0 or an Optax schedule.
+      alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.001.
+      gain: step of log(rate) per standard deviation, finite and at least 0; see `alera`.
+      b1: decay of Adam's first moment, in [0, 1).
+      b2: decay of Adam's second moment, in [0, 1).
+      eps: Adam's epsilon, added to the root of the second moment.
+      eps_root: added under that root.
+      nesterov: whether Adam takes Nesterov's momentum.
+      groups: leaves that share a rate; see `alera`.
+      std: "exact" or "authors"; see `alera`.
+      weight_decay: decoupled weight decay; see `alera`.
+      mask: the leaves that decay; see `alera`.
+
+    Returns:
+      An optimizer. Its state holds three copies of the parameters.
+
+    Raises:
+      ValueError, TypeError: as `alera`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, salera_optax
+      >>> tx = salera_optax.ag_adam(0.1)
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for _ in range(5):
+      ...     grads = jax.grad(lambda x: jnp.sum(x**2))(x)
+      ...     updates, state = tx.update(grads, state, x)
+      ...     x = optax.apply_updates(x, updates)
+      >>> [round(float(xi), 1) for xi in x]
+      [0.5, -1.5]
+
+    Source: arXiv 1709.01427, Section 3.3. Deviation: Optax's Adam adds eps after the bias
+    correction, the authors' before it.
+    """
+    adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
+    return optax.chain(
+        scale_by_alera(
+            alpha, gain, groups=groups, std=std, base=_decayed(adam, weight_decay, mask)
+        ),
+        _scale_by_learning_rate(learning_rate),
+    )

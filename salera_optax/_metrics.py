@@ -1,0 +1,105 @@
+"""What an optimizer state says about its run, as a flat dictionary of scalars."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from salera_optax._alera import ScaleByAleraState
+from salera_optax._aliases import LearningRateState
+from salera_optax._page_hinkley import PageHinkleyState
+from salera_optax._parameterwise import ScaleByParameterwiseAleraState
+from salera_optax._validation import leaf_name
+
+_KINDS = (PageHinkleyState, ScaleByAleraState, ScaleByParameterwiseAleraState, LearningRateState)
+
+
+def metrics(opt_state: Any) -> dict[str, jax.Array]:
+    """Reports alarms, statistic and learning rates of an optimizer state.
+
+    Works inside `jit`, needs no transfer to the host, and finds the states of this package however
+    deeply they are nested (chain, masked, MultiSteps, inject_hyperparams, multi_transform).
+
+    Args:
+      opt_state: any optimizer state.
+
+    Returns:
+      A flat dictionary of scalars, empty where there is nothing of this package. For a guard:
+      `alarm` (bool, at the last call), `alarms` (int32, so far), `nonfinite` (int32, those from a
+      loss or gradient that was not finite), `statistic` and `threshold` (units of the loss; after
+      an alarm the statistic has restarted), `scale` (what alarms have left of the steps). For
+      every group of leaves, `learning_rate/<group>`: the rate multiplier times what guards around
+      it have left, times the base learning rate if the optimizer is one of the aliases;
+      parameter-wise rates as their geometric mean over a leaf. With several guards or several
+      ALERA states the place of each in the state stands before its key.
+
+    Example:
+      >>> import jax.numpy as jnp, salera_optax
+      >>> tx = salera_optax.salera(0.1)
+      >>> report = metrics(tx.init({"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}))
+      >>> sorted(report)[:4]
+      ['alarm', 'alarms', 'learning_rate/bias', 'learning_rate/kernel']
+      >>> round(float(report["learning_rate/kernel"]), 3)
+      0.1
+    """
+    found = list(_walk(opt_state, "", jnp.float32(1)))
+    guards = [(name, state) for name, state, _ in found if isinstance(state, PageHinkleyState)]
+    report: dict[str, jax.Array] = {}
+    for name, guard in guards:
+        prefix = f"{name}/" if len(guards) > 1 else ""
+        report |= {prefix + key: number for key, number in _guard_metrics(guard).items()}
+    report |= _learning_rates(found)
+    return report
+
+
+def _walk(state: Any, prefix: str, scale: jax.Array) -> Iterator[tuple[str, Any, jax.Array]]:
+    """Every state of ours, its place and the guards' scale there, outer first, no snapshots."""
+    places = jax.tree_util.tree_leaves_with_path(
+        state, is_leaf=lambda part: isinstance(part, _KINDS)
+    )
+    for path, part in places:
+        if not isinstance(part, _KINDS):
+            continue
+        name = "/".join(filter(None, (prefix, leaf_name(path))))
+        yield name, part, scale
+        if isinstance(part, PageHinkleyState):
+            yield from _walk(part.inner_state, name, scale * part.scale * part.recovery)
+
+
+def _guard_metrics(guard: PageHinkleyState) -> dict[str, jax.Array]:
+    return {
+        "alarm": guard.alarm,
+        "alarms": guard.alarms,
+        "nonfinite": guard.nonfinite,
+        "statistic": guard.detector.statistic,
+        "threshold": guard.detector.threshold,
+        "scale": guard.scale * guard.recovery,
+    }
+
+
+def _learning_rates(found: list[tuple[str, Any, jax.Array]]) -> dict[str, jax.Array]:
+    several = (
+        sum(isinstance(s, ScaleByAleraState | ScaleByParameterwiseAleraState) for _, s, _ in found)
+        > 1
+    )
+    report: dict[str, jax.Array] = {}
+    for index, (name, state, scale) in enumerate(found):
+        if not isinstance(state, ScaleByAleraState | ScaleByParameterwiseAleraState):
+            continue
+        # The chain of an alias: the base learning rate stands right behind its ALERA state.
+        following = found[index + 1][1] if index + 1 < len(found) else None
+        base = following.learning_rate if isinstance(following, LearningRateState) else 1
+        prefix = f"learning_rate/{name}/" if several else "learning_rate/"
+        for group, log_rate in _log_rates(state).items():
+            report[prefix + group] = base * scale * jnp.exp(log_rate)
+    return report
+
+
+def _log_rates(state: ScaleByAleraState | ScaleByParameterwiseAleraState) -> dict[str, jax.Array]:
+    if isinstance(state, ScaleByAleraState):
+        return state.log_rate if isinstance(state.log_rate, dict) else {}
+    return {  # The geometric mean of a leaf's rates.
+        leaf_name(path): jnp.sum(leaf) / max(jnp.size(leaf), 1)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.log_rate)
+    }

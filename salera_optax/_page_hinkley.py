@@ -1,0 +1,307 @@
+"""The Page-Hinkley wrapper: rolls a training run back when its loss explodes, and halves its steps.
+
+Source: arXiv 1709.01427, Section 3.2 and Algorithm 1. Where text, printed algorithm and published
+  code differ, this
+follows the code's detector (see `_detector`) and the text's rollback, which the code never
+performs.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from salera_optax import _detector
+from salera_optax._alera import scaled, squared_norms, statistics_dtype
+from salera_optax._detector import DETECTORS, Detector, DetectorState
+from salera_optax._validation import (
+    check_choice,
+    check_number,
+    check_params,
+    check_same_tree,
+    check_transformation,
+)
+
+_LEAST_SCALE = 2.0**-50  # where the authors' code gives up (1e-15); here the scale stays there
+_LEAST_RECOVERY = 2.0**-10
+_RECOVERY_STEPS = 100  # accepted steps in which the recovery factor doubles
+
+
+class PageHinkleyState(NamedTuple):
+    """State of `page_hinkley`.
+
+    Attributes:
+      alarm: bool scalar, whether the last call was an alarm.
+      alarms: int32 scalar, alarms so far.
+      nonfinite: int32 scalar, those of them that a non-finite loss or gradient raised.
+      scale: product of the factors of the catastrophes, at least 2^-50.
+      recovery: factor that bad minibatches (non-finite or spiking gradients) lower and quiet steps
+        raise, in [2^-10, 1].
+      settling: bool scalar, whether the next call must check that the rollback was exact.
+      detector: the statistics of the test.
+      snapshot: the parameters before the last step (None without rollback).
+      inner_snapshot: the inner state before the last step (None without restore_inner).
+      inner_state: state of the guarded optimizer.
+    """
+
+    alarm: jax.Array
+    alarms: jax.Array
+    nonfinite: jax.Array
+    scale: jax.Array
+    recovery: jax.Array
+    settling: jax.Array
+    detector: DetectorState
+    snapshot: Any
+    inner_snapshot: Any
+    inner_state: Any
+
+
+def _copy(tree: Any) -> Any:
+    """A copy that shares no buffer, so that both may be donated."""
+    return jax.tree.map(
+        lambda x: (
+            jnp.zeros(x.shape, x.dtype)
+            if isinstance(x, jax.ShapeDtypeStruct)
+            else jnp.array(x, copy=True)
+        ),
+        tree,
+    )
+
+
+def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
+
+
+def _like(new: jax.Array, old: jax.Array) -> jax.Array:
+    """`new` in the dtype of `old`: Optax lets a state drift to the dtype of the gradients."""
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
+
+
+def _differs(a: Any, b: Any) -> jax.Array:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return sum((jnp.any(x != y) for x, y in pairs), jnp.zeros((), bool))
+
+
+def _keep_finite(update: jax.Array, param: ArrayLike) -> jax.Array:
+    """Zero wherever the updated parameter would not be finite."""
+    return jnp.where(jnp.isfinite(param + update), update, jnp.zeros_like(update))
+
+
+def _check_value(value: Any) -> None:
+    if value is None:
+        raise TypeError(
+            "page_hinkley: missing argument 'value', the minibatch loss (a real scalar): call "
+            "update(grads, state, params, value=loss)."
+        )
+    if jnp.shape(value) != () or jnp.iscomplexobj(value):
+        raise ValueError(
+            "page_hinkley: value must be a real scalar, the minibatch loss, got shape "
+            f"{jnp.shape(value)} and dtype {jnp.result_type(value)}."
+        )
+
+
+def page_hinkley(
+    inner: optax.GradientTransformation,
+    *,
+    smoothing: ArrayLike = 0.1,
+    threshold: ArrayLike = 0.1,
+    factor: ArrayLike = 0.5,
+    rollback: bool = True,
+    restore_inner: bool = True,
+    on_alarm: Callable[[Any], Any] | None = None,
+    detector: Detector = "robust",
+) -> optax.GradientTransformationExtraArgs:
+    """Guards an optimizer: at a catastrophe it restores the parameters and shrinks the steps.
+
+    Use it around any Optax optimizer, the whole chain, to survive a loss explosion, a NaN, or a
+    corrupt minibatch. It costs nothing to tune; it does not help where the loss passed as `value`
+    is not comparable from one step to the next (a GAN's, a reinforcement-learning surrogate's).
+
+    An alarm is raised by the loss (see `detector`) or by a loss or gradient that is not finite.
+    At an alarm this call's gradient is not used; the parameters go back to what they were before
+    the last step; with `restore_inner` so does the state of `inner`; the statistics restart.
+
+    * A rise of the loss multiplies every later step by `factor`, for good (down to 2^-50).
+    * A bad minibatch (a value that is not finite, a gradient norm more than ten times the largest
+      recent one) may not be the rate's fault: it multiplies by `factor` too, but down to 2^-10 at
+      most, and the steps grow back, twofold in 100 quiet steps.
+    * Alarms in a row, with no step between them, shrink once. However many bad minibatches come,
+      the parameters stay finite and the training goes on behind them.
+
+    Through `optax.apply_updates` the parameters return by an addition, which rounds: the next call
+    adds what is missing before it takes a step. `salera_optax.step` restores them bit for bit at
+    once, even from NaN. Where an update would overflow a parameter, that coordinate stays put.
+
+    Args:
+      inner: the optimizer to guard, any `optax.GradientTransformation`.
+      smoothing: weight of a new loss in the smoothed loss, in (0, 1]; rho in the paper, which
+        takes the ratio of the minibatch to the training set. 0.1 notices a jump within 1 to 5
+        steps; 1 is no smoothing.
+      threshold: rise of the statistic that raises an alarm, in units of |first loss|, finite and
+        greater than 0; 1/lambda in the paper. A first loss that is negative or small works: the
+        robust detector never goes below 15 of the loss's own deviations.
+      factor: what an alarm multiplies every step by, in (0, 1]; 1 only rolls back.
+      rollback: whether an alarm restores the parameters. The authors' code does not.
+      restore_inner: whether an alarm also restores the state of `inner`. A momentum that has
+        absorbed an exploding gradient would push again.
+      on_alarm: function from the inner state to a mended one of the same structure, applied at an
+        alarm, after `restore_inner`; such as `forget_path`.
+      detector: "robust" (default) takes off a slack in units of the loss's own deviation, which
+        stops the false alarms on a plateau, and adds two tests that fire at once: on a loss more
+        than 40 deviations up, and on a gradient norm more than ten times the largest recent one.
+        "published" is the test of the paper alone. Non-finite values alarm in both.
+
+    Returns:
+      A transformation whose `update(grads, state, params, *, value, **extra)` needs the parameters
+      and the minibatch loss `value`, a real scalar; `value` and `extra` are passed on to `inner`.
+      Its updates have the dtype of the parameters and are finite. Its state, a
+      `PageHinkleyState`, adds one copy of the parameters (`rollback`) and one of the inner state
+      (`restore_inner`).
+
+    Raises:
+      TypeError: if `inner` is no transformation, `on_alarm` no function, `value` missing, or a
+        leaf of the parameters not floating-point.
+      ValueError: if a number is out of range, `detector` unknown, `params` None, `value` no real
+        scalar, or the trees do not match.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, salera_optax
+      >>> tx = page_hinkley(optax.sgd(0.1))
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for loss_factor in (1, 1, 1, float("nan"), 1):  # one NaN loss
+      ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
+      ...     updates, state = tx.update(grads, state, x, value=loss_factor * loss)
+      ...     x = optax.apply_updates(x, updates)
+      >>> int(state.alarms), round(float(x[0]), 3)
+      (1, 0.576)
+
+    Source: arXiv 1709.01427, Section 3.2, Algorithm 1. Deviations: the rollback is performed, the
+    inner state can be restored, non-finite values alarm, the authors' stop below a rate of 1e-15
+    is a floor, and the robust detector.
+    """
+    check_transformation("inner", inner)
+    check_number("smoothing", smoothing, lambda s: 0 < s <= 1, "in (0, 1]")
+    check_number("threshold", threshold, lambda t: 0 < t < math.inf, "finite and greater than 0")
+    check_number("factor", factor, lambda f: 0 < f <= 1, "in (0, 1]")
+    check_choice("detector", detector, DETECTORS)
+    if on_alarm is not None and not callable(on_alarm):
+        raise TypeError(
+            f"on_alarm must be a function of the inner state or None, got {on_alarm!r}."
+        )
+    guarded = optax.with_extra_args_support(inner)
+
+    def init_fn(params: Any) -> PageHinkleyState:
+        check_params("page_hinkley", params)
+        dtype = statistics_dtype(params)
+        inner_state = guarded.init(params)
+        return PageHinkleyState(
+            alarm=jnp.zeros((), bool),
+            alarms=jnp.zeros((), jnp.int32),
+            nonfinite=jnp.zeros((), jnp.int32),
+            scale=jnp.ones((), dtype),
+            recovery=jnp.ones((), dtype),
+            settling=jnp.zeros((), bool),
+            detector=_detector.init(dtype),
+            snapshot=_copy(params) if rollback else None,
+            inner_snapshot=_copy(inner_state) if restore_inner else None,
+            inner_state=inner_state,
+        )
+
+    def update_fn(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        value: ArrayLike | None = None,
+        **extra_args: Any,
+    ) -> tuple[Any, PageHinkleyState]:
+        _check_value(value)
+        if params is None:
+            raise ValueError("page_hinkley: params must be the current parameters, got None.")
+        if rollback:
+            check_same_tree("page_hinkley", "params", params, state.snapshot)
+        check_same_tree("page_hinkley", "updates", updates, params)
+        dtype = state.scale.dtype
+
+        norm = jnp.sqrt(sum(squared_norms(updates), jnp.zeros((), dtype)))
+        verdict, observed = _detector.observe(
+            state.detector, jnp.asarray(value, dtype), norm, smoothing, threshold, detector
+        )
+        # Adding the difference may miss the snapshot by a rounding error. Then this call adds what
+        # is missing, and neither takes a step nor looks at the loss.
+        settle = jnp.zeros((), bool)
+        if rollback:
+            settle = jax.lax.cond(
+                state.settling,
+                lambda: _differs(params, state.snapshot),
+                lambda: jnp.zeros((), bool),
+            )
+        alarm = ~settle & (verdict.catastrophe | verdict.spike | verdict.nonfinite)
+        hold = alarm | settle
+        scale, recovery = _shrunk(state, verdict, alarm, jnp.asarray(factor, dtype))
+        recovery = jnp.where(hold, recovery, jnp.minimum(recovery * 2 ** (1 / _RECOVERY_STEPS), 1))
+
+        inner_state, snapshot = state.inner_state, state.snapshot
+        if restore_inner:  # Selected first, so that the inner optimizer can reuse the buffers.
+            inner_state = _select(alarm, state.inner_snapshot, inner_state)
+        if rollback:
+            snapshot = _select(hold, snapshot, params)
+
+        def go(updates: Any, inner_state: Any, params: Any, snapshot: Any) -> tuple[Any, Any]:
+            del snapshot
+            moves, after = guarded.update(updates, inner_state, params, value=value, **extra_args)
+            moves = jax.tree.map(
+                lambda u, p: _keep_finite(scaled(u, scale * recovery, p), p), moves, params
+            )
+            after = jax.tree.map(_like, after, inner_state)
+            return moves, after
+
+        def keep(updates: Any, inner_state: Any, params: Any, snapshot: Any) -> tuple[Any, Any]:
+            del updates
+            moves = jax.tree.map(jnp.zeros_like, params)
+            if rollback:
+                moves = jax.tree.map(lambda s, p: _keep_finite(s - p, p), snapshot, params)
+            if on_alarm is None:
+                return moves, inner_state
+            return moves, _select(alarm, on_alarm(inner_state), inner_state)
+
+        # XLA copies every buffer unless the branch that returns its operands untouched is
+        # branch 0, the false one.
+        moves, after = jax.lax.cond(~hold, go, keep, updates, inner_state, params, snapshot)
+        return moves, PageHinkleyState(
+            alarm=alarm,
+            alarms=state.alarms + alarm,
+            nonfinite=state.nonfinite + (alarm & verdict.nonfinite),
+            scale=scale,
+            recovery=recovery,
+            settling=alarm if rollback else state.settling,
+            detector=_select(settle, state.detector, observed),
+            snapshot=snapshot,
+            inner_snapshot=inner_state if restore_inner else None,
+            inner_state=after,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _shrunk(
+    state: PageHinkleyState, verdict: _detector.Verdict, alarm: jax.Array, factor: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Scale and recovery after this call.
+
+    A catastrophe shrinks the scale for good. A bad minibatch may not be the rate's fault: it lowers
+    the recovery factor, which comes back. Neither shrinks twice before a loss has been accepted: no
+    step was taken in between.
+    """
+    shrink = alarm & ((state.detector.n > 0) | (state.alarms == 0))
+    scale = jnp.maximum(state.scale * factor, _LEAST_SCALE)
+    recovery = jnp.maximum(state.recovery * factor, _LEAST_RECOVERY)
+    return (
+        jnp.where(shrink & verdict.catastrophe, scale, state.scale),
+        jnp.where(shrink & ~verdict.catastrophe, recovery, state.recovery),
+    )

@@ -1,0 +1,133 @@
+"""Parameter-wise ALERA: the same comparison coordinate by coordinate, one rate for each.
+
+Source: arXiv 1709.01427, Appendix B and Algorithm 2, whose line 15 multiplies by the initial rate
+  at every step: a
+slip, it enters once.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from salera_optax._alera import (
+    bounded,
+    check_rate_law,
+    incremented,
+    real_size,
+    scaled,
+    squared_modulus,
+    squared_norms,
+    statistics_dtype,
+)
+from salera_optax._random_walk import Std, agreement
+from salera_optax._validation import check_params, check_same_tree
+
+
+class ScaleByParameterwiseAleraState(NamedTuple):
+    """State of `scale_by_parameterwise_alera`.
+
+    Attributes:
+      step: int32 scalar, the steps taken, alarms excluded.
+      path: exponential average of the normalized gradient, like the parameters, float32 or wider.
+      log_rate: logarithm of the rate multiplier of every coordinate, like the parameters, real.
+      base_state: state of the base transformation.
+    """
+
+    step: jax.Array
+    path: Any
+    log_rate: Any
+    base_state: Any
+
+
+def scale_by_parameterwise_alera(
+    alpha: ArrayLike = 0.1,
+    gain: ArrayLike = 2.11e-8,
+    *,
+    std: Std = "exact",
+    base: optax.GradientTransformation | None = None,
+    eps: ArrayLike = 1e-6,
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies every coordinate of the direction by a rate of its own.
+
+    See `salera_optax.spalera` for the mathematics and for the arguments. One path runs over the
+    whole tree, normalized by the norm over all coordinates; each coordinate takes its share of the
+    random walk's mean and deviation.
+
+    Args:
+      alpha: memory rate of the path, in (0, 1].
+      gain: step of the logarithm of a rate per standard deviation, finite and at least 0.
+      std: "exact" for `path_std(alpha, N) / sqrt(N)`, "authors" for `alpha / N` of the published
+        code.
+      base: transformation of the direction, such as `optax.trace(0.9)`; the path always sees the
+        raw gradient.
+      eps: where the gradient's norm is at most this, the path only decays.
+
+    Returns:
+      A transformation with state `ScaleByParameterwiseAleraState`: two copies of the parameters.
+
+    Raises:
+      ValueError: for an argument out of range, or gradients that do not fit the parameters.
+      TypeError: for a base that is no transformation, or parameters that are not floating-point.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> tx = optax.chain(scale_by_parameterwise_alera(0.1, 0.1), optax.scale(-0.1))
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for _ in range(5):
+      ...     updates, state = tx.update(2 * x, state)
+      ...     x = optax.apply_updates(x, updates)
+      >>> bool(state[0].log_rate[1] > state[0].log_rate[0])  # the larger gradient agrees more
+      True
+    """
+    check_rate_law(alpha, gain, std, base, eps)
+    inner = optax.with_extra_args_support(optax.identity() if base is None else base)
+
+    def init_fn(params: Any) -> ScaleByParameterwiseAleraState:
+        check_params("scale_by_parameterwise_alera", params)
+
+        def real_zeros(p: ArrayLike) -> jax.Array:
+            return jnp.zeros_like(p, statistics_dtype(p))
+
+        return ScaleByParameterwiseAleraState(
+            step=jnp.zeros((), jnp.int32),
+            path=jax.tree.map(lambda p: jnp.zeros_like(p, jnp.result_type(p, jnp.float32)), params),
+            log_rate=jax.tree.map(real_zeros, params),
+            base_state=inner.init(params),
+        )
+
+    def update_fn(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, ScaleByParameterwiseAleraState]:
+        check_same_tree("scale_by_parameterwise_alera", "updates", updates, state.path)
+        step = incremented(state.step)
+        direction, base_state = inner.update(updates, state.base_state, params, **extra_args)
+        dtype = statistics_dtype(state.path)
+        memory = jnp.asarray(alpha, dtype)
+        total = sum(real_size(leaf) for leaf in jax.tree.leaves(state.path))
+
+        norm = jnp.sqrt(sum(squared_norms(updates), jnp.zeros((), dtype)))
+        weight = jnp.where(norm > eps, memory / jnp.where(norm > eps, norm, 1), 0)
+        path = jax.tree.map(
+            lambda p, g: scaled(p, 1 - memory, p) + scaled(g, weight, p), state.path, updates
+        )
+
+        def adapted(log_rate: jax.Array, p: jax.Array) -> jax.Array:
+            # A complex coordinate covers two of the `total` real dimensions.
+            share = (2 if jnp.iscomplexobj(p) else 1) / total
+            z = agreement(squared_modulus(p), memory, step, total, std, share)
+            return jnp.asarray(bounded(log_rate + jnp.asarray(gain, dtype) * z), log_rate.dtype)
+
+        log_rate = jax.tree.map(adapted, state.log_rate, path)
+        direction = jax.tree.map(
+            lambda u, r, p: scaled(u, jnp.exp(r), p),
+            direction,
+            log_rate,
+            direction if params is None else params,
+        )
+        return direction, ScaleByParameterwiseAleraState(step, path, log_rate, base_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,76 @@
+"""One optimizer step, update and application together, with an exact rollback."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from salera_optax._page_hinkley import PageHinkleyState
+
+
+def step(
+    tx: optax.GradientTransformation | optax.MultiSteps,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+    *,
+    value: ArrayLike,
+    **extra: Any,
+) -> tuple[Any, Any]:
+    """Updates the parameters; on an alarm they come back bit for bit, even from NaN.
+
+    The same as `tx.update` followed by `optax.apply_updates`, but for alarms: adding `snapshot -
+    params` is inexact and cannot heal a NaN, so the snapshot replaces the parameters instead.
+
+    Args:
+      tx: any Optax optimizer, guarded or not, or an `optax.MultiSteps`; a guard is found however
+        deeply it is nested.
+      grads: gradients, like the parameters.
+      opt_state: the state of `tx`.
+      params: the parameters.
+      value: the minibatch loss at `params`, a real scalar.
+      **extra: further arguments of `tx.update`.
+
+    Returns:
+      `(params, opt_state)`, in this order: a jitted training step that returns them so can reuse
+      donated buffers.
+
+    Raises:
+      TypeError, ValueError: as `tx.update` does.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, salera_optax
+      >>> tx = salera_optax.salera(0.1)
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for _ in range(5):
+      ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
+      ...     x, state = salera_optax.step(tx, grads, state, x, value=loss)
+      >>> [round(float(xi), 2) for xi in x]
+      [0.33, -0.66]
+    """
+    if isinstance(tx, optax.GradientTransformation):
+        tx = optax.with_extra_args_support(tx)
+    updates, opt_state = tx.update(grads, opt_state, params, value=value, **extra)
+    stepped = optax.apply_updates(params, updates)
+    for guard in jax.tree.leaves(
+        opt_state, is_leaf=lambda part: isinstance(part, PageHinkleyState)
+    ):
+        if isinstance(guard, PageHinkleyState) and guard.snapshot is not None:
+            stepped = _restored(guard, stepped)
+    return stepped, opt_state
+
+
+def _restored(guard: PageHinkleyState, params: Any) -> Any:
+    """The snapshot where the guard has raised an alarm; leaves masked from it stay as they are."""
+
+    def choose(saved: Any, current: Any) -> Any:
+        if isinstance(saved, optax.MaskedNode):
+            return current
+        return jnp.where(guard.alarm, saved, current)
+
+    return jax.tree.map(
+        choose, guard.snapshot, params, is_leaf=lambda part: isinstance(part, optax.MaskedNode)
+    )

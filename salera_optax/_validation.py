@@ -1,0 +1,73 @@
+"""Checks of arguments; every message names the argument, its range and what came."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def check_number(name: str, value: Any, valid: Callable[[float], bool], expected: str) -> None:
+    """Raises unless `value` is a number that is `valid`; a traced value passes unchecked."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number {expected}, got {value!r}.") from None
+    if not valid(number):  # NaN fails every comparison, so it is refused too.
+        raise ValueError(f"{name} must be {expected}, got {value}.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_transformation(name: str, value: Any) -> None:
+    """Raises unless `value` is an Optax transformation (an `init` and an `update`)."""
+    if not isinstance(value, optax.GradientTransformation):
+        raise TypeError(
+            f"{name} must be an optax.GradientTransformation, such as optax.sgd(0.1), "
+            f"got {value!r}."
+        )
+
+
+def leaf_name(path: tuple[Any, ...], depth: int | None = None) -> str:
+    """The name of a leaf, its keys (up to `depth`) joined by slashes: `Dense_0/kernel`."""
+    if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
+        path = path[:-1]  # The array inside an nnx.Param is no level of the model.
+    return jax.tree_util.keystr(path[:depth], simple=True, separator="/")
+
+
+def check_params(caller: str, params: Any) -> None:
+    """Raises unless every leaf of `params` is a real or complex floating-point array."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"{caller}: every leaf of params must have a floating-point or complex dtype, got "
+                f"{dtype} at '{leaf_name(path)}'. Leave such leaves out with optax.masked."
+            )
+
+
+def check_same_tree(caller: str, name: str, tree: Any, reference: Any) -> None:
+    """Raises unless `tree` has the structure and the shapes of `reference`, the state's own."""
+    got: Any = jax.tree.structure(tree)
+    want: Any = jax.tree.structure(reference)
+    if got != want:
+        raise ValueError(
+            f"{caller}: {name} must have the tree structure that init saw, {want}, got {got}."
+        )
+    for (path, leaf), like in zip(
+        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(reference), strict=True
+    ):
+        if jnp.shape(leaf) != jnp.shape(like):
+            raise ValueError(
+                f"{caller}: {name} must have the shapes that init saw, {jnp.shape(like)} at "
+                f"'{leaf_name(path)}', got {jnp.shape(leaf)}."
+            )

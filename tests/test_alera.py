@@ -1,0 +1,163 @@
+"""ALERA: examples worked by hand, groups and labels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+
+import salera_optax
+
+
+def test_two_steps_by_hand():
+    # d = 2, alpha = 0.5, the authors' deviation 0.5/sqrt(2); normalized gradient (0.6, 0.8).
+    tx = salera_optax.scale_by_alera(0.5, 0.1, std="authors")
+    grads = jnp.array([3.0, 4.0])
+    state = tx.init(grads)
+    # path (0.3, 0.4), squared norm 0.25 = mean(1) = 0.5/1.5 (1 - 0.25): the rate stays.
+    updates, state = tx.update(grads, state)
+    np.testing.assert_allclose(state.path, [0.3, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(updates, grads, rtol=1e-6)
+    # path (0.45, 0.6), squared norm 0.5625, mean(2) = 1/3 (1 - 0.0625) = 0.3125.
+    updates, state = tx.update(grads, state)
+    log_rate = 0.1 * (0.5625 - 0.3125) / (0.5 / np.sqrt(2))
+    np.testing.assert_allclose(state.log_rate[""], log_rate, rtol=1e-5)
+    np.testing.assert_allclose(updates, np.exp(log_rate) * grads, rtol=1e-5)
+
+
+def test_two_parameterwise_steps_by_hand():
+    tx = salera_optax.scale_by_parameterwise_alera(0.5, 0.1, std="authors")
+    grads = jnp.array([3.0, 4.0])
+    state = tx.init(grads)
+    _, state = tx.update(grads, state)
+    # paths 0.3 and 0.4, squares 0.09 and 0.16, against mean(1)/2 = 0.125, deviation 0.5/2.
+    expected = 0.1 * (np.array([0.09, 0.16]) - 0.125) / 0.25
+    np.testing.assert_allclose(state.log_rate, expected, rtol=1e-5)
+
+
+def test_the_rate_rises_while_gradients_agree_and_falls_while_they_alternate():
+    tx = salera_optax.scale_by_alera(0.1, 0.01)
+    for sign, direction in ((1.0, 1), (-1.0, -1)):
+        state = tx.init(jnp.ones(50))
+        for t in range(50):
+            _, state = tx.update(sign**t * jnp.ones(50), state)
+        assert np.sign(state.log_rate[""]) == direction
+
+
+def test_the_rate_of_a_random_walk_stays_about_where_it_is():
+    tx = salera_optax.scale_by_alera(0.1, 0.01)
+    gradients = jax.random.normal(jax.random.key(0), (2000, 100))
+    state, _ = jax.lax.scan(
+        lambda state, g: (tx.update(g, state)[1], None), tx.init(gradients[0]), gradients
+    )
+    # 2000 increments of 0.01 standard deviations, correlated over about 1/alpha steps.
+    assert abs(state.log_rate[""]) < 4 * 0.01 * np.sqrt(2000 * 10)
+
+
+def test_groups_share_a_rate_and_a_norm():
+    params = {"x": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "y": jnp.ones(2)}
+    grads = jax.tree.map(lambda p: 2.0 * p, params)
+
+    def rates(groups):
+        tx = salera_optax.scale_by_alera(0.1, 0.1, groups=groups)
+        state = tx.init(params)
+        for _ in range(3):
+            _, state = tx.update(grads, state)
+        return state.log_rate
+
+    assert list(rates(None)) == ["x/bias", "x/kernel", "y"]
+    assert list(rates("all")) == ["all"]
+    assert list(rates(salera_optax.by_module)) == ["root", "x"]
+    assert list(rates({"x": "one", "y": "two"})) == ["one", "two"], "a prefix is enough"
+    flat = salera_optax.scale_by_alera(0.1, 0.1)
+    vector = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads)])
+    state = flat.init(vector)
+    for _ in range(3):
+        _, state = flat.update(vector, state)
+    np.testing.assert_allclose(rates("all")["all"], state.log_rate[""], rtol=1e-5)
+
+
+def test_names_of_leaves_are_never_mixed_up():
+    params = {"a/b": jnp.ones(2), "a": {"b": jnp.ones(3)}}
+    state = salera_optax.scale_by_alera().init(params)
+    assert len(state.log_rate) == 2
+
+
+def test_by_module_labels_a_linen_model_by_layer():
+    class Model(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.Dense(2)(linen.BatchNorm(use_running_average=True)(linen.Dense(4)(x)))
+
+    params = Model().init(jax.random.key(0), jnp.ones((1, 3)))["params"]
+    labels = salera_optax.by_module(params)
+    assert set(jax.tree.leaves(labels)) == {"Dense_0", "BatchNorm_0", "Dense_1"}
+    assert labels["Dense_0"]["kernel"] == labels["Dense_0"]["bias"]
+
+
+def test_by_module_labels_an_nnx_model_by_layer():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(3, 4, rngs=rngs)
+            self.second = nnx.Linear(4, 2, rngs=rngs)
+
+    state = nnx.state(Model(nnx.Rngs(0)), nnx.Param)
+    tx = salera_optax.scale_by_alera(groups=salera_optax.by_module)
+    assert list(tx.init(state).log_rate) == ["first", "second"]
+
+
+def test_a_complex_leaf_moves_as_its_real_and_imaginary_parts_do():
+    rng = np.random.default_rng(0)
+    tx = salera_optax.scale_by_alera(0.1, 0.1)
+    parts = jnp.asarray(rng.standard_normal((20, 2, 5)), jnp.float32)
+    complex_state = tx.init(jnp.zeros(5, jnp.complex64))
+    real_state = tx.init(jnp.zeros((2, 5)))
+    for part in parts:
+        complex_updates, complex_state = tx.update(part[0] + 1j * part[1], complex_state)
+        real_updates, real_state = tx.update(part, real_state)
+    np.testing.assert_allclose(complex_state.log_rate[""], real_state.log_rate[""], rtol=1e-4)
+    np.testing.assert_allclose(complex_updates.imag, real_updates[1], rtol=1e-5)
+
+
+def test_the_rate_never_overflows():
+    tx = salera_optax.scale_by_alera(0.5, 1e6)
+    state = tx.init(jnp.ones(3))
+    for _ in range(20):
+        updates, state = tx.update(jnp.ones(3), state)
+    assert jnp.isfinite(updates).all()
+
+
+def test_momentum_leaves_the_path_to_the_raw_gradient():
+    plain, heavy = (
+        salera_optax.alera(0.1, 0.1, 0.1),
+        salera_optax.alera(0.1, 0.1, 0.1, momentum=0.9),
+    )
+    params = jnp.ones(4)
+    a, b = plain.init(params), heavy.init(params)
+    for _ in range(3):
+        slow, a = plain.update(params, a, params)
+        fast, b = heavy.update(params, b, params)
+    np.testing.assert_array_equal(a[0].path, b[0].path)
+    np.testing.assert_allclose(fast, (1 + 0.9 + 0.81) * slow, rtol=1e-5)
+
+
+def test_weight_decay_is_multiplied_by_the_self_tuned_rate_and_masked():
+    tx = salera_optax.alera(0.1, 0.1, 0.5, weight_decay=0.01, mask={"w": True, "b": False})
+    params = {"w": jnp.ones(3), "b": jnp.ones(3)}
+    state = tx.init(params)
+    for _ in range(3):
+        updates, state = tx.update(params, state, params)
+    np.testing.assert_allclose(updates["w"], 1.01 * updates["b"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("factory", [salera_optax.alera, salera_optax.ag_adam])
+def test_a_schedule_multiplies_the_self_tuned_rate(factory):
+    schedule = optax.piecewise_constant_schedule(0.2, {1: 0.5})
+    params = jnp.ones(3)
+    scheduled, constant = factory(schedule), factory(0.1)
+    a, b = scheduled.init(params), constant.init(params)
+    for factor in (2.0, 1.0):
+        x, a = scheduled.update(params, a, params)
+        y, b = constant.update(params, b, params)
+        np.testing.assert_allclose(x, factor * y, rtol=1e-5)

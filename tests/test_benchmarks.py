@@ -1,0 +1,278 @@
+"""Tests of `python -m benchmarks`, through its command line and through its pure functions."""
+
+import inspect
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import platformdirs
+import pytest
+from click.testing import CliRunner, Result
+
+import salera_optax
+from benchmarks import data, models, optimizers, plots, train
+from benchmarks.__main__ import main
+from benchmarks.log import Log, read_log
+
+PREPARED = Path(__file__).parent.parent.parent / "shared" / "data" / "tfds"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["train", *map(str, arguments)])
+
+
+def digits_on_device() -> train.Examples:
+    return train.Examples(*map(jax.numpy.asarray, data.load("digits").train))
+
+
+def strict_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, read by a parser that knows no NaN and no Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+SHORT = ("--epochs", 3, "--minibatch-ratio", 0.05)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """SALERA on digits for three epochs of twenty steps: the folder and what was printed."""
+    out = tmp_path_factory.mktemp("run")
+    result = run(*SHORT, "--learning-rate", 0.2, "--groups", "module", "--seed", 1, "--out", out)
+    assert result.exit_code == 0, result.output
+    return out, result
+
+
+def test_a_run_learns_and_leaves_a_log_a_picture_and_a_line_for_people(
+    finished: tuple[Path, Result],
+):
+    out, result = finished
+
+    log = read_log(out / "log.jsonl")
+    assert [line["step"] for line in log.steps] == list(range(1, 61))
+    assert [line["epoch"] for line in log.epochs] == [0, 1, 2, 3]
+    assert log.epochs[0]["test_error"] > 0.5
+    assert log.epochs[-1]["test_error"] < 0.2
+    error = f"test error {100 * log.epochs[-1]['test_error']:.2f} % after 3 epochs (60 steps, "
+    assert f"salera on digits: {error}" in result.output
+    assert len(result.output.splitlines()) == 1
+    assert (out / "training.png").read_bytes().startswith(PNG)
+
+
+def test_the_log_starts_with_all_that_defines_the_run(finished: tuple[Path, Result]):
+    config, *others = strict_lines(finished[0] / "log.jsonl")
+
+    assert config["kind"] == "config"
+    assert (config["dataset"], config["model"], config["optimizer"]) == ("digits", "mlp", "salera")
+    assert (config["epochs"], config["minibatch_ratio"], config["seed"]) == (3, 0.05, 1)
+    chosen = config["hyperparameters"]
+    assert (chosen["learning_rate"], chosen["groups"]) == (0.2, "module")
+    assert chosen["alpha"] == inspect.signature(salera_optax.salera).parameters["alpha"].default
+    assert set(config["versions"]) >= {"jax", "optax", "flax", "salera_optax"}
+    assert config["device"]
+    assert {line["kind"] for line in others} == {"step", "epoch"}
+
+
+def test_every_step_logs_loss_alarm_and_the_rate_of_every_group(finished: tuple[Path, Result]):
+    for line in read_log(finished[0] / "log.jsonl").steps:
+        assert math.isfinite(line["loss"])
+        assert line["alarm"] in {True, False}
+        assert set(line["learning_rate"]) == {"Dense_0", "Dense_1", "Dense_2"}
+        assert all(rate > 0 for rate in line["learning_rate"].values())
+
+
+def test_the_same_seed_gives_the_same_log_and_another_seed_another(tmp_path: Path):
+    logs = []
+    for seed in (1, 1, 2):
+        run(*SHORT, "--model", "m0", "--optimizer", "sgd", "--seed", seed, "--out", tmp_path)
+        logs.append((tmp_path / "log.jsonl").read_text().splitlines())
+
+    assert logs[0] == logs[1]
+    assert logs[0][1:] != logs[2][1:]
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_every_optimizer_learns_at_its_default_learning_rate(name: str):
+    model = models.MODELS["m0"]("digits")
+    values = optimizers.hyperparameters(name, {})
+    tx = optimizers.build(name, values)
+    examples = digits_on_device()
+    carry = train.init(model, tx, jax.random.key(0), examples)
+    order = train.epoch_order(jax.random.key(0), 1, examples.labels.size, 15)
+
+    _, records = jax.jit(partial(train.train_chunk, model, tx))(carry, examples, order)
+
+    assert records.loss[-20:].mean() < 0.7 * records.loss[0]
+    for rate in records.learning_rate.values():
+        assert rate[0] == pytest.approx(values["learning_rate"], rel=0.05)
+
+
+def test_a_diverging_run_says_so_and_its_log_is_still_json(tmp_path: Path):
+    result = run(*SHORT, "--optimizer", "sgd", "--learning-rate", 1e30, "--out", tmp_path)
+
+    assert "DIVERGED, the loss is not finite since step " in result.output
+    losses = [line["loss"] for line in strict_lines(tmp_path / "log.jsonl") if "alarm" in line]
+    assert losses[0] is not None
+    assert losses[-1] is None
+    assert (tmp_path / "training.png").read_bytes().startswith(PNG)
+
+
+def test_a_run_that_stays_at_chance_says_that_it_failed(tmp_path: Path):
+    nothing = ("--model", "m0", "--optimizer", "sgd", "--learning-rate", 0)
+    result = run(*SHORT, *nothing, "--out", tmp_path)
+
+    assert "FAILED TO LEARN" in result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "valid"),
+    [
+        ("--dataset", data.DATASETS),
+        ("--model", models.MODELS),
+        ("--optimizer", optimizers.OPTIMIZERS),
+        ("--groups", optimizers.GROUPS),
+    ],
+)
+def test_an_unknown_name_gets_the_list_of_the_valid_ones(option: str, valid: Any):
+    result = run(option, "nonsense")
+
+    assert result.exit_code == 2
+    assert "'nonsense'" in result.output
+    assert all(f"'{name}'" in result.output for name in valid)
+
+
+def test_an_option_that_the_optimizer_does_not_take_names_those_that_do():
+    result = run("--optimizer", "adam", "--smoothing", 0.1)
+
+    assert result.exit_code == 1
+    assert result.output == "Error: adam takes no --smoothing; salera, spalera do.\n"
+
+
+def test_a_number_that_the_library_refuses_gives_its_message_on_one_line():
+    result = run("--alpha", 3)
+
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: alpha must be in (0, 1]")
+    assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--minibatch-ratio", 2, "0<x<=1"),
+        ("--epochs", 0, "x>=1"),
+        ("--b1", 1, "0<=x<1"),
+        ("--learning-rate", "nan", "not a finite number"),
+        ("--learning-rate", "inf", "not a finite number"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_the_range(option: str, value: Any, message: str):
+    result = run(option, value)
+
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_a_data_directory_without_the_data_set_says_what_to_do(tmp_path: Path, folder: str):
+    result = run("--dataset", "mnist", "--data-dir", tmp_path / folder)
+
+    assert result.exit_code == 1
+    assert f"There is no mnist in {tmp_path / folder}" in result.output
+    assert "leave out --data-dir" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digits_refuse_a_data_directory(tmp_path: Path):
+    assert "digits come with scikit-learn" in run("--data-dir", tmp_path).output
+
+
+def test_digits_are_normalized_and_have_every_class_in_both_parts():
+    digits = data.load("digits")
+
+    assert digits.train.images.shape == (1500, 8, 8, 1)
+    assert digits.test.images.shape == (297, 8, 8, 1)
+    assert digits.train.images.mean() == pytest.approx(0, abs=1e-4)
+    assert digits.train.images.std() == pytest.approx(1, abs=1e-4)
+    for part in digits:
+        assert np.bincount(part.labels).min() >= 0.09 * part.labels.size
+
+
+@pytest.mark.skipif(not PREPARED.is_dir(), reason="no prepared TFDS directory beside the clone")
+def test_mnist_trains_from_a_prepared_directory_and_is_decoded_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    before = sorted(PREPARED.rglob("*"))
+
+    first = data.load("mnist", PREPARED)
+    monkeypatch.setattr(data, "_decoded", None)
+    result = run(
+        *("--dataset", "mnist", "--data-dir", PREPARED, "--model", "m0", "--optimizer", "adam"),
+        *("--epochs", 1, "--out", tmp_path),
+    )
+
+    assert result.exit_code == 0, result.output
+    assert read_log(tmp_path / "log.jsonl").epochs[-1]["test_error"] < 0.15
+    assert first.train.images.shape == (60_000, 28, 28, 1)
+    assert first.test.labels.shape == (10_000,)
+    assert sorted(PREPARED.rglob("*")) == before
+    assert [path.suffix for path in (tmp_path / "salera_optax").iterdir()] == [".npz"]
+
+
+def test_an_epoch_takes_every_image_once_and_each_epoch_in_its_own_order():
+    key = jax.random.key(0)
+    first, second = (np.asarray(train.epoch_order(key, epoch, 100, 10)) for epoch in (1, 2))
+
+    assert sorted(first.ravel()) == list(range(100))
+    assert first.shape == second.shape == (10, 10)
+    assert (first != second).any()
+
+
+def test_a_vectorised_run_over_seeds_gives_what_each_seed_gives_alone():
+    model = models.MODELS["m0"]("digits")
+    tx = optimizers.build("alera", optimizers.hyperparameters("alera", {}))
+    examples = digits_on_device()
+
+    @jax.jit
+    def losses(key: jax.Array) -> jax.Array:
+        order = train.epoch_order(key, 1, examples.labels.size, 100)
+        carry = train.init(model, tx, key, examples)
+        return train.train_chunk(model, tx, carry, examples, order)[1].loss
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    together = jax.vmap(losses)(keys)
+    np.testing.assert_allclose(together, [losses(key) for key in keys], rtol=1e-4)
+
+
+def test_the_picture_copes_with_many_groups_alarms_and_losses_that_are_not_finite(tmp_path: Path):
+    groups = [f"Conv_{i}/{name}" for i in range(12) for name in ("kernel", "bias")]
+    rate = partial(dict.fromkeys, groups)
+    log = Log(
+        config={
+            "optimizer": "salera",
+            "dataset": "digits",
+            "model": "mlp",
+            "hyperparameters": {"learning_rate": 0.1},
+            "steps_per_epoch": 10,
+            "epochs": 2,
+        },
+        steps=[
+            {"step": i, "loss": None if i in {5, 6} else 1 / i, "alarm": i == 7}
+            | {"learning_rate": rate(0.0 if i == 20 else 0.1 * i)}
+            for i in range(1, 21)
+        ],
+        epochs=[{"epoch": i, "test_error": error} for i, error in enumerate((0.9, 0.1, 0.0))],
+    )
+
+    plots.save_picture(log, tmp_path / "picture.png")
+
+    assert (tmp_path / "picture.png").read_bytes().startswith(PNG)

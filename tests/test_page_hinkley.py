@@ -1,0 +1,254 @@
+"""The wrapper: what an alarm does to parameters, inner state, steps and counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import salera_optax
+
+NAN = float("nan")
+
+
+def tree(*values):
+    return {"a": jnp.array(values[:2]), "b": {"c": jnp.array(values[2:])}}
+
+
+PARAMS = tree(1.0, -2.0, 0.1, 3.0)
+GRADS = tree(0.3, 0.2, -0.1, 0.7)
+
+
+def ones_like(params):
+    return jax.tree.map(jnp.ones_like, params)
+
+
+def assert_same_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_an_alarm_returns_the_parameters_of_before_the_last_step():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1))
+    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+    params, state = salera_optax.step(tx, GRADS, state, params, value=NAN)
+    assert state.alarm
+    assert_same_bits(params, PARAMS)
+
+
+def test_the_step_after_an_alarm_is_half_as_long():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1))
+    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+    params, state = salera_optax.step(tx, GRADS, state, params, value=1e9)
+    assert state.alarm
+    params, state = salera_optax.step(tx, GRADS, state, params, value=1.0)
+    np.testing.assert_allclose(params["a"], PARAMS["a"] - 0.05 * GRADS["a"], rtol=1e-6)
+    assert not state.alarm
+    assert state.alarms == 1
+
+
+@pytest.mark.parametrize("size", [0.5, 3.0, 1e3, 1e6, 1e15, 1e30])
+def test_apply_updates_is_back_on_the_snapshot_bit_for_bit_one_step_later(size):
+    key = jax.random.key(0)
+    before = {"w": jax.random.normal(key, (1000,)), "v": 1e-3 * jax.random.normal(key, (1000,))}
+    tx = salera_optax.page_hinkley(optax.scale(size))
+    state = tx.init(before)
+    jump = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), before)
+    updates, state = tx.update(jump, state, before, value=1.0)
+    after = optax.apply_updates(before, updates)
+
+    updates, state = tx.update(ones_like(after), state, after, value=jnp.inf)
+    restored = optax.apply_updates(after, updates)
+    assert state.alarm
+    exact_at_once = all(bool((restored[k] == before[k]).all()) for k in before)
+    steps_before = int(state.detector.n)
+
+    updates, state = tx.update(ones_like(after), state, restored, value=0.5)
+    final = optax.apply_updates(restored, updates)
+    if exact_at_once:
+        assert state.detector.n == steps_before + 1, "nothing to mend: a gradient step"
+    else:
+        assert_same_bits(final, before)
+        assert state.detector.n == steps_before, "no gradient step before the rollback is exact"
+    assert not state.alarm
+    assert state.alarms == 1
+
+
+def test_a_rollback_that_can_never_be_exact_holds_the_run_up_for_one_call_only():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1))
+    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+    _, state = tx.update(GRADS, state, params, value=NAN)
+    moved = jax.tree.map(lambda p: p + 1, PARAMS)  # as a projection of the parameters would
+    _, state = tx.update(GRADS, state, moved, value=1.0)
+    assert state.detector.n == 0
+    updates, state = tx.update(GRADS, state, moved, value=1.0)
+    assert state.detector.n == 1
+    np.testing.assert_allclose(updates["a"], -0.05 * GRADS["a"], rtol=0.02)
+
+
+def test_parameters_come_back_from_nan():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1))
+    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+    lost = jax.tree.map(lambda p: jnp.full_like(p, NAN), params)
+    params, state = salera_optax.step(tx, lost, state, lost, value=NAN)
+    assert_same_bits(params, PARAMS)
+
+
+def test_no_update_is_ever_non_finite():
+    tx = salera_optax.page_hinkley(optax.scale(-1e30))
+    state = tx.init(PARAMS)
+    updates, state = tx.update(jax.tree.map(lambda g: 1e9 * g, GRADS), state, PARAMS, value=1.0)
+    assert all(jnp.isfinite(u).all() for u in jax.tree.leaves(updates))
+    lost = jax.tree.map(lambda p: jnp.full_like(p, NAN), PARAMS)
+    updates, state = tx.update(GRADS, state, lost, value=NAN)
+    assert all(jnp.isfinite(u).all() for u in jax.tree.leaves(updates))
+
+
+def test_the_inner_state_goes_back_too():
+    tx = salera_optax.page_hinkley(optax.trace(0.9))
+    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+    before = state.inner_state
+    bad = jax.tree.map(lambda g: 5 * g, GRADS)
+    params, state = salera_optax.step(tx, bad, state, params, value=1.0)
+    params, state = salera_optax.step(tx, GRADS, state, params, value=1e9)
+    assert state.alarm
+    assert_same_bits(state.inner_state, before)
+
+
+def test_without_restore_inner_the_state_stays_and_on_alarm_mends_it():
+    def zero(inner_state):
+        return jax.tree.map(jnp.zeros_like, inner_state)
+
+    kept = salera_optax.page_hinkley(optax.trace(0.9), restore_inner=False)
+    mended = salera_optax.page_hinkley(optax.trace(0.9), restore_inner=False, on_alarm=zero)
+    for tx, expected in ((kept, GRADS), (mended, zero(GRADS))):
+        params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+        _, state = salera_optax.step(tx, GRADS, state, params, value=NAN)
+        assert state.inner_snapshot is None
+        assert_same_bits(state.inner_state.trace, expected)
+
+
+def test_without_rollback_an_alarm_only_skips_the_step():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1), rollback=False)
+    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+    after, state = salera_optax.step(tx, GRADS, state, params, value=1e9)
+    assert state.alarm
+    assert state.snapshot is None
+    assert_same_bits(after, params)
+
+
+def test_a_run_of_bad_minibatches_shrinks_the_steps_once_and_they_grow_back():
+    tx = salera_optax.page_hinkley(optax.sgd(1e-3))
+
+    @jax.jit
+    def run(params, state, values):
+        def body(carry, value):
+            params, state = carry
+            return salera_optax.step(tx, GRADS, state, params, value=value), None
+
+        return jax.lax.scan(body, (params, state), values)[0]
+
+    params, state = run(PARAMS, tx.init(PARAMS), jnp.ones(10))
+    params, state = run(params, state, jnp.full(1000, jnp.nan))
+    assert salera_optax.metrics(state)["scale"] == 0.5
+    assert state.alarms == state.nonfinite == 1000
+    params, state = run(params, state, jnp.ones(110))
+    assert salera_optax.metrics(state)["scale"] == 1.0
+
+
+def test_bad_minibatches_for_ever_leave_a_thousandth_of_the_step():
+    tx = salera_optax.page_hinkley(optax.sgd(1e-3))
+    values = jnp.tile(jnp.array([1.0, jnp.nan]), 500)
+
+    def body(carry, value):
+        params, state = carry
+        return salera_optax.step(tx, GRADS, state, params, value=value), None
+
+    (_, state), _ = jax.lax.scan(body, (PARAMS, tx.init(PARAMS)), values)
+    assert 2**-10 <= salera_optax.metrics(state)["scale"] < 2**-9
+
+
+def test_catastrophes_never_bring_the_scale_to_zero():
+    tx = salera_optax.page_hinkley(optax.sgd(1e-3), detector="published")
+    values = jnp.tile(jnp.array([1.0, 1e9]), 200)
+
+    def body(carry, value):
+        params, state = carry
+        return salera_optax.step(tx, GRADS, state, params, value=value), None
+
+    (_, state), _ = jax.lax.scan(body, (PARAMS, tx.init(PARAMS)), values)
+    assert state.scale == 2.0**-50
+
+
+def test_value_and_further_arguments_reach_the_inner_optimizer():
+    seen = {}
+
+    def update(updates, state, params=None, **extra):
+        del params
+        seen.update(extra)
+        return updates, state
+
+    inner = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    tx = salera_optax.page_hinkley(inner)
+    tx.update(GRADS, tx.init(PARAMS), PARAMS, value=1.0, grad=GRADS)
+    assert set(seen) == {"value", "grad"}
+
+
+def test_reset_path_forgets_path_and_step_but_keeps_the_rates():
+    for reset in (True, False):
+        tx = salera_optax.salera(0.1, 0.1, 0.1, reset_path=reset)
+        params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+        params, state = salera_optax.step(tx, GRADS, state, params, value=1.0)
+        rates = state.inner_state[0].log_rate
+        _, state = salera_optax.step(tx, GRADS, state, params, value=NAN)
+        after = state.inner_state[0]
+        assert after.log_rate == rates
+        assert (after.step == 0) == reset
+        assert bool(optax.tree.norm(after.path) == 0) == reset
+
+
+def test_the_published_salera_is_selected_with_the_authors_rate_law():
+    spike = jax.tree.map(lambda g: 1e4 * g, GRADS)
+    for std, alarm in (("exact", True), ("authors", False)):
+        tx = salera_optax.salera(0.1, std=std)
+        params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+        _, state = salera_optax.step(tx, spike, state, params, value=1.0)
+        assert bool(state.alarm) == alarm
+
+
+def test_the_published_detector_ignores_a_spike_of_the_gradient():
+    spike = jax.tree.map(lambda g: 1e4 * g, GRADS)
+    for detector, alarm in (("robust", True), ("published", False)):
+        tx = salera_optax.page_hinkley(optax.sgd(0.1), detector=detector)
+        params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+        _, state = salera_optax.step(tx, spike, state, params, value=1.0)
+        assert bool(state.alarm) == alarm
+
+
+def test_masked_leaves_are_left_to_the_rest_of_the_chain():
+    mask = {"a": True, "b": {"c": False}}
+    tx = optax.masked(salera_optax.page_hinkley(optax.sgd(0.1)), mask)
+    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+    restored, state = salera_optax.step(tx, GRADS, state, params, value=NAN)
+    assert_same_bits(restored["a"], PARAMS["a"])
+    np.testing.assert_allclose(restored["b"]["c"], params["b"]["c"] + GRADS["b"]["c"])
+
+
+def test_the_common_path_of_the_compiled_step_copies_no_parameter():
+    size = 1 << 16
+    tx = salera_optax.page_hinkley(optax.adam(1e-3))
+
+    def train(params, state, batch):
+        loss, grads = jax.value_and_grad(lambda p: jnp.sum((p - batch) ** 2))(params)
+        return salera_optax.step(tx, grads, state, params, value=loss)
+
+    params = jnp.ones(size)
+    compiled = (
+        jax.jit(train, donate_argnums=(0, 1)).lower(params, tx.init(params), params).compile()
+    )
+    copies = [
+        line
+        for line in compiled.as_text().splitlines()
+        if f"f32[{size}]" in line and " copy(" in line
+    ]
+    assert len(copies) <= 2, copies
