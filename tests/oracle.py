@@ -1,0 +1,250 @@
+"""Every algorithm of the library in plain NumPy float64: slow, obvious, and independent of it.
+
+Written from the equations of the paper (arXiv 1709.01427), with the corrections that the library
+documents. Trees are dictionaries from a name to an array; an object is one optimizer part and keeps
+its own state; one method call is one training step.
+"""
+
+import copy
+import math
+
+import numpy as np
+
+# The random walk -----------------------------------------------------------------------------
+
+
+def path_mean(alpha, t):
+    """Mean of ||path_t||^2 when the gradients are independent, uniform directions (Eq. 4)."""
+    return alpha / (2 - alpha) * (1 - (1 - alpha) ** (2 * t))
+
+
+def exact_std(alpha, d):
+    """Its standard deviation as t grows without bound (Eq. 5, corrected)."""
+    q = (1 - alpha) ** 2
+    return math.sqrt(4 * alpha**2 * q / ((2 - alpha) ** 2 * (1 + q)) / d)
+
+
+def authors_std(alpha, d):
+    """What the authors' code divides by instead."""
+    return alpha / math.sqrt(d)
+
+
+STD = {"exact": exact_std, "authors": authors_std}
+
+
+def real_size(array):
+    """How many real numbers it takes: a complex one is two."""
+    return np.size(array) * (2 if np.iscomplexobj(array) else 1)
+
+
+def squared_norm(arrays):
+    """Sum of |.|^2 over every coordinate of every array."""
+    return sum(np.sum(np.abs(array) ** 2) for array in arrays)
+
+
+# Base directions, as Optax defines them ------------------------------------------------------
+
+
+class Plain:
+    """The gradient itself."""
+
+    def direction(self, grads, params):
+        return grads
+
+
+class Momentum:
+    """`optax.trace`."""
+
+    def __init__(self, decay, nesterov=False):
+        self.decay, self.nesterov, self.trace = decay, nesterov, None
+
+    def direction(self, grads, params):
+        old = self.trace or dict.fromkeys(grads, 0.0)
+        self.trace = {k: g + self.decay * old[k] for k, g in grads.items()}
+        if not self.nesterov:
+            return self.trace
+        return {k: g + self.decay * self.trace[k] for k, g in grads.items()}
+
+
+class Adam:
+    """`optax.scale_by_adam`."""
+
+    def __init__(self, b1=0.9, b2=0.999, eps=1e-8):
+        self.b1, self.b2, self.eps = b1, b2, eps
+        self.t, self.mu, self.nu = 0, None, None
+
+    def direction(self, grads, params):
+        mu = self.mu or dict.fromkeys(grads, 0.0)
+        nu = self.nu or dict.fromkeys(grads, 0.0)
+        self.t += 1
+        self.mu = {k: self.b1 * mu[k] + (1 - self.b1) * g for k, g in grads.items()}
+        self.nu = {k: self.b2 * nu[k] + (1 - self.b2) * np.abs(g) ** 2 for k, g in grads.items()}
+        mu_hat = {k: m / (1 - self.b1**self.t) for k, m in self.mu.items()}
+        nu_hat = {k: v / (1 - self.b2**self.t) for k, v in self.nu.items()}
+        return {k: mu_hat[k] / (np.sqrt(nu_hat[k]) + self.eps) for k in grads}
+
+
+class Decayed:
+    """Decoupled weight decay behind another base: `optax.add_decayed_weights`."""
+
+    def __init__(self, weight_decay, base=None):
+        self.weight_decay, self.base = weight_decay, base or Plain()
+
+    def direction(self, grads, params):
+        base = self.base.direction(grads, params)
+        return {k: base[k] + self.weight_decay * params[k] for k in grads}
+
+
+# ALERA ---------------------------------------------------------------------------------------
+
+
+class Alera:
+    """One rate for each group of leaves (Algorithm 2; eta_0 enters once)."""
+
+    def __init__(self, params, alpha, gain, labels=None, std="exact", base=None, eps=1e-6):
+        self.alpha, self.gain, self.eps, self.std = alpha, gain, eps, STD[std]
+        self.labels = labels or {k: k for k in params}
+        self.base = base or Plain()
+        self.rate = dict.fromkeys(self.labels.values(), 1.0)
+        self.sizes = {k: real_size(p) for k, p in params.items()}
+        self.start = {k: np.zeros_like(p) for k, p in params.items()}
+        self.forget_path()
+
+    def forget_path(self):
+        """Path and step back to zero; the rates stay."""
+        self.t = 0
+        self.path = dict(self.start)
+
+    def direction(self, grads, params):
+        self.t += 1
+        for label in self.rate:
+            leaves = [k for k in grads if self.labels[k] == label]
+            d = sum(self.sizes[k] for k in leaves)
+            norm = math.sqrt(squared_norm(grads[k] for k in leaves))
+            for k in leaves:
+                self.path[k] = (1 - self.alpha) * self.path[k]
+                if norm > self.eps:
+                    self.path[k] = self.path[k] + self.alpha * grads[k] / norm
+            excess = squared_norm(self.path[k] for k in leaves) - path_mean(self.alpha, self.t)
+            self.rate[label] *= math.exp(self.gain * excess / self.std(self.alpha, d))
+        base = self.base.direction(grads, params)
+        return {k: self.rate[self.labels[k]] * base[k] for k in grads}
+
+
+class ParameterwiseAlera:
+    """One rate for each coordinate, one path over the whole tree (Appendix B)."""
+
+    def __init__(self, params, alpha, gain, std="exact", base=None, eps=1e-6):
+        self.alpha, self.gain, self.eps, self.std = alpha, gain, eps, STD[std]
+        self.base = base or Plain()
+        self.rate = {k: np.ones(np.shape(p)) for k, p in params.items()}
+        self.n = sum(real_size(p) for p in params.values())
+        self.start = {k: np.zeros_like(p) for k, p in params.items()}
+        self.forget_path()
+
+    def forget_path(self):
+        """Path and step back to zero; the rates stay."""
+        self.t = 0
+        self.path = dict(self.start)
+
+    def direction(self, grads, params):
+        self.t += 1
+        norm = math.sqrt(squared_norm(grads.values()))
+        for k, g in grads.items():
+            # A complex coordinate has two of the n shares.
+            share = (2 if np.iscomplexobj(g) else 1) / self.n
+            mean = path_mean(self.alpha, self.t) * share
+            std = self.std(self.alpha, self.n) * math.sqrt(share)
+            self.path[k] = (1 - self.alpha) * self.path[k]
+            if norm > self.eps:
+                self.path[k] = self.path[k] + self.alpha * g / norm
+            self.rate[k] = self.rate[k] * np.exp(
+                self.gain * (np.abs(self.path[k]) ** 2 - mean) / std
+            )
+        base = self.base.direction(grads, params)
+        return {k: self.rate[k] * base[k] for k in grads}
+
+
+# Optimizers ----------------------------------------------------------------------------------
+
+
+class Descent:
+    """Steps against `direction`, at a learning rate that is a number or a function of the step."""
+
+    def __init__(self, part, learning_rate):
+        self.part, self.learning_rate, self.steps = part, learning_rate, 0
+
+    def update(self, params, grads):
+        direction = self.part.direction(grads, params)
+        eta = self.learning_rate(self.steps) if callable(self.learning_rate) else self.learning_rate
+        self.steps += 1
+        return {k: -eta * direction[k] for k in params}
+
+
+class Unguarded:
+    """Takes every step."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def step(self, params, grads, loss):
+        """One training step: the parameters after it."""
+        update = self.inner.update(params, grads)
+        return {k: params[k] + update[k] for k in params}
+
+
+class PageHinkley:
+    """The guard, as published: L and its minimum kept apart, as in the paper's text."""
+
+    def __init__(
+        self,
+        inner,
+        smoothing=0.1,
+        threshold=0.1,
+        factor=0.5,
+        rollback=True,
+        restore_inner=True,
+        forget_path=False,
+    ):
+        self.inner, self.smoothing, self.threshold, self.factor = (
+            inner,
+            smoothing,
+            threshold,
+            factor,
+        )
+        self.rollback, self.restore_inner, self.forget_path = rollback, restore_inner, forget_path
+        self.scale, self.alarms, self.alarm = 1.0, 0, False
+        self.reference = self.before = self.inner_before = None
+        self.restart()
+
+    def restart(self):
+        """Forget the losses seen, not the first one."""
+        self.n = 0
+        self.smoothed = self.average = self.level = self.lowest = 0.0
+
+    def step(self, params, grads, loss):
+        """One training step: the parameters after it."""
+        if self.reference is None:
+            self.reference = loss
+        n, rho = self.n, self.smoothing
+        if n <= 1 / rho:
+            self.smoothed = (n * self.smoothed + loss) / (n + 1)
+        else:
+            self.smoothed = (1 - rho) * self.smoothed + rho * loss
+        self.average = (n * self.average + self.smoothed) / (n + 1)
+        self.level += self.smoothed - self.average
+        self.lowest = min(self.lowest, self.level)
+        self.alarm = self.level - self.lowest > self.threshold * self.reference
+        if self.alarm:
+            self.alarms += 1
+            self.scale *= self.factor
+            self.restart()
+            if self.restore_inner and self.inner_before is not None:
+                self.inner = copy.deepcopy(self.inner_before)
+            if self.forget_path:
+                self.inner.part.forget_path()
+            return self.before if self.rollback and self.before is not None else params
+        self.n += 1
+        self.before, self.inner_before = params, copy.deepcopy(self.inner)
+        update = self.inner.update(params, grads)
+        return {k: params[k] + self.scale * update[k] for k in params}
