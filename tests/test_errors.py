@@ -1,0 +1,398 @@
+"""Every kind of bad input has a message of its own: the argument, its range and what came."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import salera_optax
+
+NAN, INF = float("nan"), float("inf")
+
+
+def guarded(**arguments: Any) -> optax.GradientTransformationExtraArgs:
+    """The bare wrapper, around plain gradient descent."""
+    return salera_optax.page_hinkley(optax.sgd(0.1), **arguments)
+
+
+def alias(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """A ready-made optimizer with its learning rate filled in."""
+    return lambda **arguments: factory(0.1, **arguments)
+
+
+ALERA_FACTORIES: dict[str, Callable[..., Any]] = {
+    "scale_by_alera": salera_optax.scale_by_alera,
+    "scale_by_parameterwise_alera": salera_optax.scale_by_parameterwise_alera,
+    "alera": alias(salera_optax.alera),
+    "salera": alias(salera_optax.salera),
+    "spalera": alias(salera_optax.spalera),
+    "ag_adam": alias(salera_optax.ag_adam),
+}
+GUARD_FACTORIES: dict[str, Callable[..., Any]] = {
+    "page_hinkley": guarded,
+    "salera": alias(salera_optax.salera),
+    "spalera": alias(salera_optax.spalera),
+}
+GROUPED_FACTORIES = {
+    name: ALERA_FACTORIES[name] for name in ("scale_by_alera", "alera", "salera", "ag_adam")
+}
+BOTH = {**ALERA_FACTORIES, **GUARD_FACTORIES}
+
+HALF_OPEN = r"in \(0, 1\]"
+NOT_NEGATIVE = r"finite and at least 0"
+POSITIVE = r"finite and greater than 0"
+
+# Of every numeric argument: its range, numbers outside, and numbers at its ends.
+RANGES: dict[str, tuple[str, list[float], list[float]]] = {
+    "alpha": (HALF_OPEN, [0.0, -0.1, 1.5, NAN, INF], [1.0, 1, 1e-9]),
+    "gain": (NOT_NEGATIVE, [-1e-6, NAN, INF, -INF], [0.0, 0]),
+    "eps": (NOT_NEGATIVE, [-1e-6, NAN, INF], [0.0, 0]),
+    "smoothing": (HALF_OPEN, [0.0, -0.1, 1.5, NAN, INF], [1.0, 1, 1e-9]),
+    "threshold": (POSITIVE, [0.0, -0.1, NAN, INF], [1e-9, 1]),
+    "factor": (HALF_OPEN, [0.0, -0.5, 2.0, NAN, INF], [1.0, 1, 1e-9]),
+}
+NUMBERS = [
+    (factory, make, name)
+    for factories, names in (
+        (ALERA_FACTORIES, ("alpha", "gain", "eps")),
+        (GUARD_FACTORIES, ("smoothing", "threshold", "factor")),
+    )
+    for factory, make in factories.items()
+    for name in names
+    if (factory, name) != ("ag_adam", "eps")  # It is Adam's, which Optax does not check.
+]
+every_number = pytest.mark.parametrize(
+    ("make", "name"),
+    [pytest.param(make, name, id=f"{factory}-{name}") for factory, make, name in NUMBERS],
+)
+
+
+def params() -> dict[str, Any]:
+    """Two modules of a model."""
+    return {
+        "Dense_0": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones((2,))},
+        "Dense_1": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((2,))},
+    }
+
+
+def each(factories: dict[str, Callable[..., Any]]) -> pytest.MarkDecorator:
+    """Cross a test with factories that need no further argument."""
+    return pytest.mark.parametrize("make", factories.values(), ids=factories.keys())
+
+
+# ---------------------------------------------------------------------- arguments of factories
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "number"),
+    [
+        pytest.param(make, name, number, id=f"{factory}-{name}-{number}")
+        for factory, make, name in NUMBERS
+        for number in RANGES[name][1]
+    ],
+)
+def test_number_out_of_range_is_named_with_its_range_and_its_value(
+    make: Callable[..., Any], name: str, number: float
+) -> None:
+    match = rf"\b{name} must be {RANGES[name][0]}, got {re.escape(str(number))}"
+    with pytest.raises(ValueError, match=match):
+        make(**{name: number})
+
+
+@every_number
+@pytest.mark.parametrize("wrong", ["0.1", [0.1, 0.2], {}, None], ids=repr)
+def test_number_of_the_wrong_kind_is_named_and_shown(
+    make: Callable[..., Any], name: str, wrong: Any
+) -> None:
+    with pytest.raises(TypeError, match=rf"\b{name} must be a number .*{re.escape(repr(wrong))}"):
+        make(**{name: wrong})
+
+
+@every_number
+def test_ends_of_the_ranges_are_accepted(make: Callable[..., Any], name: str) -> None:
+    tree = params()
+    for number in RANGES[name][2]:
+        tx = make(**{name: number})
+        update = functools.partial(tx.update, value=1.0)
+        updates, _ = jax.eval_shape(update, tree, tx.init(tree), tree)
+        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, tree)
+
+
+@each(ALERA_FACTORIES)
+@pytest.mark.parametrize("wrong", ["Exact", "paper", None, 1], ids=repr)
+def test_unknown_std_is_shown_beside_the_valid_ones(make: Callable[..., Any], wrong: Any) -> None:
+    with pytest.raises(
+        ValueError, match=rf"std must be .*'exact'.*'authors'.*got {re.escape(repr(wrong))}"
+    ):
+        make(std=wrong)
+
+
+@each(GUARD_FACTORIES)
+def test_unknown_detector_is_shown_beside_the_valid_ones(make: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"detector must be .*'robust'.*'published'.*got 'guess'"):
+        make(detector="guess")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [0.1, None, "sgd", optax.sgd, (lambda params: params,)],
+    ids=lambda wrong: str(wrong)[:12],
+)
+def test_first_argument_that_is_no_transformation_is_shown(wrong: Any) -> None:
+    with pytest.raises(
+        TypeError,
+        match=rf"inner must be an optax.GradientTransformation.*got {re.escape(repr(wrong))}",
+    ):
+        salera_optax.page_hinkley(wrong)
+
+
+@each(
+    {
+        "scale_by_alera": salera_optax.scale_by_alera,
+        "scale_by_parameterwise_alera": salera_optax.scale_by_parameterwise_alera,
+    }
+)
+@pytest.mark.parametrize("wrong", [0.1, "adam"], ids=repr)
+def test_base_that_is_no_transformation_is_shown(make: Callable[..., Any], wrong: Any) -> None:
+    with pytest.raises(
+        TypeError,
+        match=rf"base must be an optax.GradientTransformation.*got {re.escape(repr(wrong))}",
+    ):
+        make(base=wrong)
+
+
+@pytest.mark.parametrize("wrong", [1, "forget_path", optax.EmptyState()], ids=repr)
+def test_on_alarm_that_is_not_callable_is_shown(wrong: Any) -> None:
+    with pytest.raises(
+        TypeError, match=rf"on_alarm must be a function .*got {re.escape(repr(wrong))}"
+    ):
+        guarded(on_alarm=wrong)
+
+
+# --------------------------------------------------------------------------- the parameters
+
+
+@each(BOTH)
+@pytest.mark.parametrize("dtype", ["int32", "bool", "uint8"])
+def test_leaf_that_is_no_floating_point_array_is_named(
+    make: Callable[..., Any], dtype: str
+) -> None:
+    tree = {**params(), "steps": {"count": jnp.zeros((), dtype)}}
+    with pytest.raises(TypeError, match=rf"float.*{dtype}.*steps/count"):
+        make().init(tree)
+    with pytest.raises(TypeError, match=rf"float.*{dtype}.*steps/count"):
+        jax.jit(make().init)(tree)
+
+
+@each(GUARD_FACTORIES)
+def test_update_of_the_guard_without_parameters_says_that_it_needs_them(
+    make: Callable[..., Any],
+) -> None:
+    tx = make()
+    state = tx.init(params())
+    with pytest.raises(ValueError, match=r"params.*None"):
+        tx.update(params(), state, value=1.0)
+    with pytest.raises(ValueError, match=r"params.*None"):
+        jax.jit(lambda gradients, state: tx.update(gradients, state, None, value=1.0))(
+            params(), state
+        )
+
+
+# ---------------------------------------------------------------------------- the gradients
+
+
+def missing_leaf(tree: Any) -> Any:
+    """A gradient that lacks a leaf."""
+    return {**tree, "Dense_1": {"kernel": tree["Dense_1"]["kernel"]}}
+
+
+def additional_leaf(tree: Any) -> Any:
+    """A gradient with a leaf too many."""
+    return {**tree, "Dense_2": {"kernel": jnp.ones((2, 2))}}
+
+
+def bare_leaf(tree: Any) -> Any:
+    """A gradient that is no tree."""
+    return tree["Dense_0"]["kernel"]
+
+
+@each(BOTH)
+@pytest.mark.parametrize("spoil", [missing_leaf, additional_leaf, bare_leaf])
+def test_gradients_of_another_structure_are_refused(
+    make: Callable[..., Any], spoil: Callable[[Any], Any]
+) -> None:
+    tx = make()
+    state = tx.init(params())
+    match = r"(updates|gradients?).*structure.*PyTreeDef.*got PyTreeDef"
+    with pytest.raises(ValueError, match=match):
+        tx.update(spoil(params()), state, params(), value=1.0)
+    with pytest.raises(ValueError, match=match):
+        jax.jit(lambda gradients, state: tx.update(gradients, state, params(), value=1.0))(
+            spoil(params()), state
+        )
+
+
+@each(BOTH)
+@pytest.mark.parametrize("shape", [(2, 3), (6,), (1, 3, 2), ()], ids=str)
+def test_gradient_of_another_shape_is_named_with_both_shapes(
+    make: Callable[..., Any], shape: tuple[int, ...]
+) -> None:
+    tx = make()
+    state = tx.init(params())
+    gradients = {**params(), "Dense_0": {"kernel": jnp.ones(shape), "bias": jnp.ones((2,))}}
+    match = rf"(updates|gradients?).*\(3, 2\).*Dense_0/kernel.*got {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=match):
+        tx.update(gradients, state, params(), value=1.0)
+    with pytest.raises(ValueError, match=match):
+        jax.jit(lambda gradients, state: tx.update(gradients, state, params(), value=1.0))(
+            gradients, state
+        )
+
+
+@each(GUARD_FACTORIES)
+def test_parameters_of_another_tree_than_the_state_are_refused(make: Callable[..., Any]) -> None:
+    tx = make()
+    state = tx.init(params())
+    with pytest.raises(ValueError, match=r"params.*structure.*PyTreeDef.*got PyTreeDef"):
+        tx.update(params(), state, missing_leaf(params()), value=1.0)
+    reshaped = {**params(), "Dense_0": {"kernel": jnp.ones((6,)), "bias": jnp.ones((2,))}}
+    with pytest.raises(ValueError, match=r"params.*\(3, 2\).*Dense_0/kernel.*got \(6,\)"):
+        tx.update(params(), state, reshaped, value=1.0)
+
+
+# --------------------------------------------------------------------------------- the loss
+
+
+@each(GUARD_FACTORIES)
+def test_missing_value_is_named(make: Callable[..., Any]) -> None:
+    tx = make()
+    state = tx.init(params())
+    with pytest.raises(TypeError, match=r"\bvalue\b"):
+        tx.update(params(), state, params())
+    with pytest.raises(TypeError, match=r"\bvalue\b"):
+        jax.jit(tx.update)(params(), state, params())
+    with pytest.raises(TypeError, match=r"\bvalue\b"):
+        optax.chain(optax.clip(1.0), tx).update(params(), (optax.EmptyState(), state), params())
+
+
+@each(GUARD_FACTORIES)
+def test_value_of_none_is_refused_by_name(make: Callable[..., Any]) -> None:
+    tx = make()
+    with pytest.raises(TypeError, match=r"\bvalue\b.*real scalar"):
+        tx.update(params(), tx.init(params()), params(), value=None)
+
+
+@each(GUARD_FACTORIES)
+@pytest.mark.parametrize("shape", [(1,), (4,), (2, 3), (0,)], ids=str)
+def test_value_that_is_no_scalar_is_refused_with_its_shape(
+    make: Callable[..., Any], shape: tuple[int, ...]
+) -> None:
+    tx = make()
+    state = tx.init(params())
+    match = rf"\bvalue\b.*scalar.*{re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=match):
+        tx.update(params(), state, params(), value=jnp.ones(shape))
+    with pytest.raises(ValueError, match=match):
+        jax.jit(tx.update)(params(), state, params(), value=np.ones(shape))
+
+
+@each(GUARD_FACTORIES)
+@pytest.mark.parametrize("value", [1 + 1j, jnp.complex64(1)], ids=repr)
+def test_complex_value_is_refused_by_name(make: Callable[..., Any], value: Any) -> None:
+    tx = make()
+    with pytest.raises(ValueError, match=r"\bvalue must be a real scalar.*complex"):
+        tx.update(params(), tx.init(params()), params(), value=value)
+
+
+# ------------------------------------------------------------------------------- the labels
+
+
+@each(GROUPED_FACTORIES)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"Dense_0": "first"},
+        {"Dense_0": "first", "Dense_1": "second", "Dense_2": "third"},
+        {"Dense_0": "first", "Dense_1": {"kernel": "second"}},
+        {"Dense_0": "first", "Dense_1": None},
+        ("first", "second"),
+        {"Dense_0": {"kernel": {"deeper": "first"}, "bias": "second"}, "Dense_1": "third"},
+    ],
+    ids=["too_few", "too_many", "leaf_missing", "none", "another_container", "too_deep"],
+)
+def test_labels_that_do_not_cover_the_tree_are_shown(make: Callable[..., Any], labels: Any) -> None:
+    match = rf"groups must give a label to every leaf.*{re.escape(repr(labels))}"
+    with pytest.raises(ValueError, match=match):
+        make(groups=labels).init(params())
+    with pytest.raises(ValueError, match=match):
+        make(groups=lambda tree: labels).init(params())
+    with pytest.raises(ValueError, match=match):
+        jax.jit(make(groups=labels).init)(params())
+
+
+@each(GROUPED_FACTORIES)
+@pytest.mark.parametrize("label", [1, 1.5, True, b"first"], ids=repr)
+def test_label_of_another_kind_than_a_string_is_shown(make: Callable[..., Any], label: Any) -> None:
+    match = rf"groups must .*strings?.*got {re.escape(repr(label))}"
+    with pytest.raises(TypeError, match=match):
+        make(groups={"Dense_0": "first", "Dense_1": label}).init(params())
+    with pytest.raises(TypeError, match=match):
+        make(groups=label).init(params())
+
+
+# --------------------------------------------------------------------- what is not an error
+
+
+@every_number
+def test_traced_hyperparameter_skips_the_checks(make: Callable[..., Any], name: str) -> None:
+    def update(number: jax.Array, tree: Any) -> Any:
+        tx = make(**{name: number})
+        return tx.update(tree, tx.init(tree), tree, value=1.0)
+
+    jax.eval_shape(update, jnp.asarray(-1.0), params())
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        pytest.param(salera_optax.scale_by_alera, "alpha", id="alpha"),
+        pytest.param(guarded, "factor", id="factor"),
+    ],
+)
+def test_concrete_array_out_of_range_is_an_error_like_a_python_number(
+    make: Callable[..., Any], name: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be {HALF_OPEN}, got 1.5"):
+        make(**{name: jnp.asarray(1.5)})
+    with pytest.raises(ValueError, match=rf"{name} must be {HALF_OPEN}, got 1.5"):
+        make(**{name: np.float64(1.5)})
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "match"),
+    [
+        (salera_optax.path_mean, (1.5, 1), rf"alpha must be {HALF_OPEN}, got 1.5"),
+        (salera_optax.path_std, (0.0, 1), rf"alpha must be {HALF_OPEN}, got 0.0"),
+        (salera_optax.path_mean, (0.5, -1), r"\bt must be at least 0, got -1"),
+        (salera_optax.path_std, (0.5, 0), r"\bd must be at least 1, got 0"),
+        (salera_optax.path_std, (0.5, 1, -2), r"\bt must be at least 0, got -2"),
+    ],
+)
+def test_random_walk_out_of_range_is_named(
+    function: Callable[..., Any], arguments: tuple[Any, ...], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        function(*arguments)
+
+
+def test_masked_integer_leaves_are_no_error() -> None:
+    tree = {"weights": jnp.ones((2,)), "steps": jnp.zeros((), jnp.int32)}
+    tx = optax.masked(salera_optax.salera(0.1), {"weights": True, "steps": False})
+    updates, _ = jax.eval_shape(lambda tree: tx.update(tree, tx.init(tree), tree, value=1.0), tree)
+    assert updates["steps"].dtype == jnp.int32
