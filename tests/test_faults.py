@@ -1,0 +1,155 @@
+"""Faults injected into a real training run: every run survives them with the defaults."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.datasets import load_digits
+
+import salera_optax
+
+STEPS, FAULT_AT, BATCH = 600, 150, 64
+
+OPTIMIZERS = {
+    "sgd": lambda: salera_optax.page_hinkley(optax.sgd(0.1)),
+    "momentum": lambda: salera_optax.page_hinkley(optax.sgd(0.05, momentum=0.9)),
+    "adam": lambda: salera_optax.page_hinkley(optax.adam(1e-3)),
+    "salera": lambda: salera_optax.salera(0.1),
+}
+BARE = {
+    "sgd": lambda: optax.sgd(0.1),
+    "momentum": lambda: optax.sgd(0.05, momentum=0.9),
+    "adam": lambda: optax.adam(1e-3),
+}
+TARGETS = ("gradient", "loss", "parameters")
+# What is struck, the number of steps in a row, and the factor.
+FAULTS = {
+    "gradient x 1e3": ("gradient", 1, 1e3),
+    "gradient x 1e6": ("gradient", 1, 1e6),
+    "gradient x 1e12": ("gradient", 1, 1e12),
+    "gradient x 1e25": ("gradient", 1, 1e25),
+    "NaN loss": ("loss", 1, np.nan),
+    "infinite loss": ("loss", 1, np.inf),
+    "NaN gradient": ("gradient", 1, np.nan),
+    "ten gradients x 1e3": ("gradient", 10, 1e3),
+    "ten gradients x 1e25": ("gradient", 10, 1e25),
+    "ten NaN gradients": ("gradient", 10, np.nan),
+    "ten NaN losses": ("loss", 10, np.nan),
+    "NaN parameters": ("parameters", 1, np.nan),
+}
+
+
+@functools.cache
+def digits():
+    data = load_digits()
+    images = data.data.astype(np.float32)
+    return (images - images.mean()) / images.std(), data.target
+
+
+def loss_fn(params, images, labels):
+    hidden = jax.nn.relu(images @ params["hidden"]["kernel"] + params["hidden"]["bias"])
+    logits = hidden @ params["output"]["kernel"] + params["output"]["bias"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def initial_params():
+    glorot = jax.nn.initializers.glorot_uniform()
+    first, second = jax.random.split(jax.random.key(0))
+    return {
+        "hidden": {"kernel": glorot(first, (64, 32)), "bias": jnp.zeros(32)},
+        "output": {"kernel": glorot(second, (32, 10)), "bias": jnp.zeros(10)},
+    }
+
+
+@functools.cache
+def trainer(factory, apply):
+    """A compiled training run that takes what the fault strikes, when, how long and how hard."""
+    tx = optax.with_extra_args_support(factory())
+    images, labels = map(jnp.asarray, digits())
+
+    @jax.jit
+    def train(target, start, length, size):
+        params = initial_params()
+        batches = jax.random.randint(jax.random.key(1), (STEPS, BATCH), 0, len(images))
+
+        def strike(name, part, step):
+            faulty = (target == TARGETS.index(name)) & (start <= step) & (step < start + length)
+            return jax.tree.map(lambda x: jnp.where(faulty, size * x, x), part)
+
+        def body(carry, step_and_batch):
+            params, state = carry
+            step, batch = step_and_batch
+            params = strike("parameters", params, step)
+            loss, grads = jax.value_and_grad(loss_fn)(params, images[batch], labels[batch])
+            grads, loss = strike("gradient", grads, step), strike("loss", loss, step)
+            if apply == "step":
+                params, state = salera_optax.step(tx, grads, state, params, value=loss)
+            else:
+                updates, state = tx.update(grads, state, params, value=loss)
+                params = optax.apply_updates(params, updates)
+            alarm = salera_optax.metrics(state).get("alarm", jnp.zeros((), bool))
+            return (params, state), alarm
+
+        steps = jnp.arange(STEPS)
+        (params, state), alarms = jax.lax.scan(body, (params, tx.init(params)), (steps, batches))
+        return params, state, alarms, loss_fn(params, images, labels)
+
+    return train
+
+
+def run(factory, apply, target, start, length, size):
+    """Parameters, state, alarms and final loss of one run."""
+    return trainer(factory, apply)(TARGETS.index(target), start, length, size)
+
+
+@functools.cache
+def clean_loss(factory):
+    return float(run(factory, "step", "loss", STEPS, 0, 1.0)[-1])
+
+
+@pytest.mark.parametrize("apply", ["step", "apply_updates"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_survived(fault, name, apply):
+    target, length, size = FAULTS[fault]
+    if target == "parameters" and apply == "apply_updates":
+        pytest.skip("nothing can be added to a NaN: this is what step is for")
+    params, state, alarms, loss = run(OPTIMIZERS[name], apply, target, FAULT_AT, length, size)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert loss < 1.25 * clean_loss(OPTIMIZERS[name])
+    assert alarms[FAULT_AT : FAULT_AT + 2].any(), "the fault is noticed at once"
+    assert alarms.sum() <= length
+    assert salera_optax.metrics(state)["scale"] > 0.9, "and the steps grow back behind it"
+
+
+@pytest.mark.parametrize("when", [1, 2, 20, 500])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_exploding_gradient_is_survived_whenever_it_comes(when, name):
+    params, _, _, loss = run(OPTIMIZERS[name], "step", "gradient", when, 1, 1e6)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert loss < 1.25 * clean_loss(OPTIMIZERS[name])
+
+
+# Adam hides it: its first step has the same length whatever the gradient, so the loss stays low.
+@pytest.mark.parametrize("name", ["sgd", "momentum", "salera"])
+def test_the_very_first_gradient_may_explode_and_the_loss_tells(name):
+    _, state, alarms, loss = run(OPTIMIZERS[name], "step", "gradient", 0, 1, 1e6)
+    assert loss < 3 * clean_loss(OPTIMIZERS[name])
+    assert alarms[1]
+    assert alarms.sum() == 1
+    assert salera_optax.metrics(state)["scale"] == 0.5, "as after a rate that is too large"
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_without_the_guard_the_same_fault_does_harm(name):
+    loss = run(BARE[name], "step", "gradient", FAULT_AT, 1, 1e6)[-1]
+    assert not loss < 3 * clean_loss(BARE[name])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_healthy_run_raises_no_alarm(name):
+    alarms = run(OPTIMIZERS[name], "step", "loss", STEPS, 0, 1.0)[2]
+    assert not alarms.any()
