@@ -102,6 +102,24 @@ def forget_path(inner_state: Any) -> Any:
     return jax.tree.map(forget, inner_state, is_leaf=lambda part: isinstance(part, kinds))
 
 
+def _guarded(
+    optimizer: optax.GradientTransformation,
+    std: Std,
+    reset_path: bool,
+    detector: Detector | None,
+    **arguments: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """The guard of the paper: the rates survive an alarm, and the paths are forgotten."""
+    return page_hinkley(
+        optimizer,
+        restore_inner=False,
+        on_alarm=forget_path if reset_path else None,
+        # Who asks for the authors' rate law gets their detector, unless told otherwise.
+        detector=detector or ("published" if std == "authors" else "robust"),
+        **arguments,
+    )
+
+
 def alera(
     learning_rate: optax.ScalarOrSchedule,
     alpha: ArrayLike = 0.01,
@@ -247,7 +265,7 @@ def salera(
 
     Source: arXiv 1709.01427, Algorithm 1, with the deviations of `alera` and `page_hinkley`.
     """
-    return page_hinkley(
+    return _guarded(
         alera(
             learning_rate,
             alpha,
@@ -260,19 +278,14 @@ def salera(
             mask=mask,
             eps=eps,
         ),
+        std,
+        reset_path,
+        detector,
         smoothing=smoothing,
         threshold=threshold,
         factor=factor,
         rollback=rollback,
-        restore_inner=False,
-        on_alarm=forget_path if reset_path else None,
-        detector=_detector_for(detector, std),
     )
-
-
-def _detector_for(detector: Detector | None, std: Std) -> Detector:
-    """The published detector for who asks for the authors' rate law, unless told otherwise."""
-    return detector or ("published" if std == "authors" else "robust")
 
 
 def spalera(
@@ -341,18 +354,18 @@ def spalera(
     Source: arXiv 1709.01427, Appendix B, Algorithm 2.
     """
     base = _decayed(_momentum(momentum, nesterov), weight_decay, mask)
-    return page_hinkley(
+    return _guarded(
         optax.chain(
             scale_by_parameterwise_alera(alpha, gain, std=std, base=base, eps=eps),
             _scale_by_learning_rate(learning_rate),
         ),
+        std,
+        reset_path,
+        detector,
         smoothing=smoothing,
         threshold=threshold,
         factor=factor,
         rollback=rollback,
-        restore_inner=False,
-        on_alarm=forget_path if reset_path else None,
-        detector=_detector_for(detector, std),
     )
 
 

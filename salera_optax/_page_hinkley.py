@@ -139,8 +139,9 @@ def page_hinkley(
     Args:
       inner: the optimizer to guard, any `optax.GradientTransformation`.
       smoothing: weight of a new loss in the smoothed loss, in (0, 1]; rho in the paper, which
-        takes the ratio of the minibatch to the training set. 0.1 notices a jump within 1 to 5
-        steps; 1 is no smoothing.
+        takes the ratio of the minibatch to the training set. 1 is no smoothing. A jump above
+        `threshold` that lasts is noticed at once if it is 50 of the loss's deviations high, within
+        12 steps if it is 20 (within 3 with smoothing 1); a slow rise of 5 % a step within 35.
       threshold: rise of the statistic that raises an alarm, in units of |first loss|, finite and
         greater than 0; 1/lambda in the paper. A first loss that is negative or small works: the
         robust detector never goes below 15 of the loss's own deviations.

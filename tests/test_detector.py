@@ -38,7 +38,7 @@ def alarms(losses, smoothing=0.1, detector="robust"):
 
 
 def healthy(curve, relative_noise=0.05, runs=RUNS, steps=STEPS):
-    """Minibatch noise in proportion to the distance from the first loss's scale."""
+    """A curve with minibatch noise in proportion to the loss."""
     level = CURVES[curve](np.arange(steps))
     noise = np.random.default_rng(0).standard_normal((runs, steps))
     return level + relative_noise * np.maximum(np.abs(level), 0.05) * noise
@@ -63,8 +63,8 @@ def test_a_plateau_after_an_alarm_raises_no_further_one(curve, smoothing):
 def test_the_published_test_cries_wolf_on_that_plateau():
     losses = healthy("slow", relative_noise=0.2)
     losses[:, 3000] += 50
-    assert alarms(losses, detector="published").sum(1).mean() > 20
-    assert alarms(losses).sum(1).mean() < 1.2
+    assert alarms(losses, detector="published")[:, 3001:].sum(1).mean() > 20
+    assert not alarms(losses)[:, 3001:].any()
 
 
 # Steps from the jump to the alarm, at the most: the figures that the documentation states.
