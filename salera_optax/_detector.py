@@ -109,10 +109,9 @@ def observe(
     relative = jnp.asarray(threshold, dtype)
     floor = relative * reference
     rise = loss - state.smoothed
-    smoothed = jnp.where(
-        n > 1 / rho, (1 - rho) * state.smoothed + rho * loss, (n * state.smoothed + loss) / (n + 1)
-    )
-    average = (n * state.average + smoothed) / (n + 1)
+    # As increments, which lose nothing however many losses there were.
+    smoothed = state.smoothed + rise * jnp.where(n > 1 / rho, rho, 1 / (n + 1))
+    average = state.average + (smoothed - state.average) / (n + 1)
 
     if detector == "published":
         limit, deviation = floor, state.deviation
