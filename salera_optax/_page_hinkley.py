@@ -40,7 +40,7 @@ class PageHinkleyState(NamedTuple):
       nonfinite: int32 scalar, those of them that a non-finite loss or gradient raised.
       scale: product of the factors of the catastrophes, at least 2^-50.
       recovery: factor that bad minibatches (non-finite or spiking gradients) lower and quiet steps
-        raise, in [2^-10, 1].
+        raise, at most 1.
       settling: bool scalar, whether the next call must check that the rollback was exact.
       detector: the statistics of the test.
       snapshot: the parameters before the last step (None without rollback).
@@ -127,8 +127,8 @@ def page_hinkley(
 
     * A rise of the loss multiplies every later step by `factor`, for good (down to 2^-50).
     * A bad minibatch (a value that is not finite, a gradient norm more than ten times the largest
-      recent one) may not be the rate's fault: it multiplies by `factor` too, but down to 2^-10 at
-      most, and the steps grow back, twofold in 100 quiet steps.
+      recent one) may not be the rate's fault: it multiplies by `factor` too, but down to 2^-10
+      only (unless every single step ends so), and the steps grow back, twofold in 100 quiet steps.
     * Alarms in a row, with no step between them, shrink once. However many bad minibatches come,
       the parameters stay finite and the training goes on behind them.
 
@@ -297,11 +297,13 @@ def _shrunk(
 
     A catastrophe shrinks the scale for good. A bad minibatch may not be the rate's fault: it lowers
     the recovery factor, which comes back. Neither shrinks twice before a loss has been accepted: no
-    step was taken in between.
+    step was taken in between. Where every single step ends in an alarm, the recovery factor passes
+    its floor: a rate so large that the loss overflows at once would otherwise never get through.
     """
     shrink = alarm & ((state.detector.n > 0) | (state.alarms == 0))
     scale = jnp.maximum(state.scale * factor, _LEAST_SCALE)
-    recovery = jnp.maximum(state.recovery * factor, _LEAST_RECOVERY)
+    floor = jnp.where(state.detector.n == 1, _LEAST_SCALE, _LEAST_RECOVERY)
+    recovery = jnp.maximum(state.recovery * factor, jnp.minimum(state.recovery, floor))
     return (
         jnp.where(shrink & verdict.catastrophe, scale, state.scale),
         jnp.where(shrink & ~verdict.catastrophe, recovery, state.recovery),

@@ -158,7 +158,7 @@ def test_a_run_of_bad_minibatches_shrinks_the_steps_once_and_they_grow_back():
 
 def test_bad_minibatches_for_ever_leave_a_thousandth_of_the_step():
     tx = salera_optax.page_hinkley(optax.sgd(1e-3))
-    values = jnp.tile(jnp.array([1.0, jnp.nan]), 500)
+    values = jnp.tile(jnp.array([1.0, 1.0, jnp.nan]), 500)
 
     def body(carry, value):
         params, state = carry
@@ -166,6 +166,26 @@ def test_bad_minibatches_for_ever_leave_a_thousandth_of_the_step():
 
     (_, state), _ = jax.lax.scan(body, (PARAMS, tx.init(PARAMS)), values)
     assert 2**-10 <= salera_optax.metrics(state)["scale"] < 2**-9
+
+
+@pytest.mark.parametrize("learning_rate", [1e2, 1e6, 1e9])
+def test_a_rate_that_overflows_the_loss_at_every_step_gets_through_in_the_end(learning_rate):
+    def loss_fn(x):
+        return jnp.sum(x**8)  # the loss and the gradient overflow after one step
+
+    for tx in (
+        salera_optax.salera(learning_rate),
+        salera_optax.page_hinkley(optax.sgd(learning_rate)),
+    ):
+
+        def body(carry, _, tx=tx):
+            x, state = carry
+            loss, grads = jax.value_and_grad(loss_fn)(x)
+            return salera_optax.step(tx, grads, state, x, value=loss), None
+
+        x = jnp.array([1.0, -2.0])
+        (x, _), _ = jax.lax.scan(body, (x, tx.init(x)), length=3000)
+        assert loss_fn(x) < 1e-3 * loss_fn(jnp.array([1.0, -2.0]))
 
 
 def test_catastrophes_never_bring_the_scale_to_zero():
