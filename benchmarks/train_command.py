@@ -119,17 +119,23 @@ def train(
             minibatch_ratio=minibatch_ratio,
             seed=seed,
         )
-        out = out or Path("runs") / _name(config)
+        out = out or Path("runs") / _name(config, given)
+        out.mkdir(parents=True, exist_ok=True)  # before the data are loaded: it may be refused
         result = run(config, tx, data.load(dataset, data_dir), out / "log.jsonl")
-    except (ValueError, data.DataError) as error:
+    except (ValueError, OSError, data.DataError) as error:
         raise click.ClickException(str(error)) from error
     plots.save_picture(read_log(out / "log.jsonl"), out / "training.png")
     click.echo(_summary(config, result, time.perf_counter() - start, out))
 
 
-def _name(config: Config) -> str:
+def _name(config: Config, given: dict[str, Any]) -> str:
+    """A folder for every configuration."""
     rate = config.hyperparameters["learning_rate"]
-    return f"{config.dataset}-{config.model}-{config.optimizer}-{rate:g}-seed{config.seed}"
+    chosen = "".join(f"-{key}{v}" for key, v in sorted(given.items()) if key != "learning_rate")
+    return (
+        f"{config.dataset}-{config.model}-{config.optimizer}-{rate:g}{chosen}"
+        f"-ratio{config.minibatch_ratio:g}-epochs{config.epochs}-seed{config.seed}"
+    )
 
 
 def _summary(config: Config, result: Result, seconds: float, out: Path) -> str:

@@ -19,6 +19,7 @@ from salera_optax._detector import Detector
 from salera_optax._page_hinkley import page_hinkley
 from salera_optax._parameterwise import ScaleByParameterwiseAleraState, scale_by_parameterwise_alera
 from salera_optax._random_walk import Std
+from salera_optax._validation import check_number
 
 
 class LearningRateState(NamedTuple):
@@ -68,7 +69,10 @@ def _decayed(
 
 
 def _momentum(momentum: ArrayLike | None, nesterov: bool) -> optax.GradientTransformation | None:
-    return None if momentum is None else optax.trace(momentum, nesterov)
+    if momentum is None:
+        return None
+    check_number("momentum", momentum, lambda decay: 0 <= decay < 1, "in [0, 1)")
+    return optax.trace(momentum, nesterov)
 
 
 def forget_path(inner_state: Any) -> Any:
@@ -110,12 +114,14 @@ def _guarded(
     **arguments: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """The guard of the paper: the rates survive an alarm, and the paths are forgotten."""
+    chosen = detector
+    if chosen is None:  # Who asks for the authors' rate law gets their detector.
+        chosen = "published" if std == "authors" else "robust"
     return page_hinkley(
         optimizer,
         restore_inner=False,
         on_alarm=forget_path if reset_path else None,
-        # Who asks for the authors' rate law gets their detector, unless told otherwise.
-        detector=detector or ("published" if std == "authors" else "robust"),
+        detector=chosen,
         **arguments,
     )
 
@@ -149,7 +155,8 @@ def alera(
 
     Args:
       learning_rate: initial rate eta_0, or an Optax schedule that the self-tuned rate multiplies.
-        Any value from 1e-4 to 10 is a fair start for `salera`; 0.1 if there is no better guess.
+        0.1 if there is no better guess. With `salera` it hardly matters on MNIST between 1e-4 and
+        10; far too large a rate can kill the units of a network before the first alarm.
       alpha: memory rate of the path, in (0, 1]; it averages over about 1/alpha gradients. The
         paper's robust setting is 0.01.
       gain: step of log(rate) per standard deviation, finite and at least 0. The default is the

@@ -97,10 +97,16 @@ def _check_value(value: Any) -> None:
             "page_hinkley: missing argument 'value', the minibatch loss (a real scalar): call "
             "update(grads, state, params, value=loss)."
         )
-    if jnp.shape(value) != () or jnp.iscomplexobj(value):
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"page_hinkley: value must be a real scalar, the minibatch loss, got {value!r}."
+        ) from None
+    if array.shape != () or jnp.iscomplexobj(array):
         raise ValueError(
             "page_hinkley: value must be a real scalar, the minibatch loss, got shape "
-            f"{jnp.shape(value)} and dtype {jnp.result_type(value)}."
+            f"{array.shape} and dtype {array.dtype}."
         )
 
 
@@ -130,7 +136,8 @@ def page_hinkley(
       recent one) may not be the rate's fault: it multiplies by `factor` too, but down to 2^-10
       only (unless every single step ends so), and the steps grow back, twofold in 100 quiet steps.
     * Alarms in a row, with no step between them, shrink once. However many bad minibatches come,
-      the parameters stay finite and the training goes on behind them.
+      the parameters stay finite and the training goes on behind them. (An `optax.MultiSteps` around
+      the guard averages a NaN into its own state first: give it `optax.skip_not_finite`.)
 
     Through `optax.apply_updates` the parameters return by an addition, which rounds: the next call
     adds what is missing before it takes a step. `salera_optax.step` restores them bit for bit at
@@ -222,6 +229,11 @@ def page_hinkley(
         **extra_args: Any,
     ) -> tuple[Any, PageHinkleyState]:
         _check_value(value)
+        if not isinstance(state, PageHinkleyState):
+            raise TypeError(
+                f"page_hinkley: state must be the PageHinkleyState of init, got {type(state)}. Are "
+                "params and state swapped? The order is update(grads, state, params)."
+            )
         if params is None:
             raise ValueError("page_hinkley: params must be the current parameters, got None.")
         if rollback:

@@ -396,3 +396,23 @@ def test_masked_integer_leaves_are_no_error() -> None:
     tx = optax.masked(salera_optax.salera(0.1), {"weights": True, "steps": False})
     updates, _ = jax.eval_shape(lambda tree: tx.update(tree, tx.init(tree), tree, value=1.0), tree)
     assert updates["steps"].dtype == jnp.int32
+
+
+def test_swapped_parameters_and_state_are_told_apart() -> None:
+    tx = salera_optax.salera(0.1)
+    params = {"w": jnp.ones(2)}
+    with pytest.raises(TypeError, match=r"PageHinkleyState.*dict.*swapped"):
+        tx.update(params, params, tx.init(params), value=1.0)
+
+
+def test_a_value_that_is_no_number_is_shown() -> None:
+    tx = salera_optax.salera(0.1)
+    params = {"w": jnp.ones(2)}
+    with pytest.raises(TypeError, match=r"value must be a real scalar.*got \(1.0, \{\}\)"):
+        tx.update(params, tx.init(params), params, value=(1.0, {}))
+
+
+def test_momentum_is_between_zero_and_one() -> None:
+    for momentum in (-0.1, 1.0, 7.0):
+        with pytest.raises(ValueError, match=rf"momentum must be in \[0, 1\), got {momentum}"):
+            salera_optax.salera(0.1, momentum=momentum)
