@@ -42,7 +42,7 @@ def _scale_by_learning_rate(
 
     def rate_at(step: jax.Array, dtype: Any) -> jax.Array:
         rate = schedule(step) if callable(schedule) else schedule
-        return jnp.asarray(rate, dtype)
+        return jnp.array(rate, dtype, copy=True)  # never the caller's buffer
 
     def init_fn(params: Any) -> LearningRateState:
         step = jnp.zeros((), jnp.int32)

@@ -42,7 +42,7 @@ _CLIP = 8.0  # deviations, the most that one loss adds to the running deviation
 _NORM_DECAY = (
     0.999  # per step, of the largest recent gradient norm: the memory of Adam's second moment
 )
-_NORM_GROWTH = 1.2  # per spike in a row, so that a lasting change of scale is accepted in the end
+_NORM_GROWTH = 1.2  # per spike, so that a lasting change of scale is accepted in the end
 
 
 class DetectorState(NamedTuple):
@@ -75,13 +75,14 @@ class Verdict(NamedTuple):
     """What the detector says of one step, boolean scalars.
 
     Attributes:
-      catastrophe: the loss has risen: the rate is to blame.
-      spike: the gradient is far larger than any recent one: the minibatch is to blame.
+      catastrophe: the loss has risen, by the Page-Hinkley statistic: the rate is to blame.
+      outlier: one loss or one gradient is far larger than any recent one, and the statistic has
+        not risen: the minibatch may be to blame.
       nonfinite: the loss or the gradient is not finite.
     """
 
     catastrophe: jax.Array
-    spike: jax.Array
+    outlier: jax.Array
     nonfinite: jax.Array
 
 
@@ -116,13 +117,12 @@ def observe(
     if detector == "published":
         limit, deviation = floor, state.deviation
         statistic = jnp.maximum(0, state.statistic + smoothed - average)
-        catastrophe, spike = statistic > limit, jnp.zeros((), bool)
+        jump = spike = jnp.zeros((), bool)
     else:
         unit = jnp.where(known, state.deviation, _FIRST_UNIT * relative * jnp.maximum(reference, 1))
         limit = jnp.maximum(floor, LEVEL * unit)
         statistic = jnp.maximum(0, state.statistic + smoothed - average - SLACK * unit)
         jump = (n > 0) & (rise > jnp.maximum(floor, JUMP * unit))
-        catastrophe = (statistic > limit) | jump
         spike = (state.gradient_norm > 0) & (gradient_norm > SPIKE * state.gradient_norm)
         # Successive differences: a jump that lasts enters them once, not until it is smoothed away.
         size = _DIFFERENCE * jnp.abs(loss - state.last)
@@ -131,8 +131,9 @@ def observe(
         least = np.finfo(dtype).eps * jnp.maximum(jnp.abs(loss), 1)
         deviation = jnp.where(n > 0, jnp.maximum(unit + step, least), unit)
 
-    verdict = Verdict(finite & catastrophe, finite & spike & ~catastrophe, ~finite)
-    alarm = verdict.catastrophe | verdict.spike | verdict.nonfinite
+    catastrophe = statistic > limit
+    verdict = Verdict(finite & catastrophe, finite & (jump | spike) & ~catastrophe, ~finite)
+    alarm = verdict.catastrophe | verdict.outlier | verdict.nonfinite
     kept_norm = jnp.where(
         gradient_norm > 0,
         jnp.maximum(gradient_norm, _NORM_DECAY * state.gradient_norm),
@@ -152,11 +153,12 @@ def observe(
     # A spike or a non-finite value never enters a statistic; a high loss widens the deviation, by
     # a bounded step, so that a loss which has become noisier is accepted in the end.
     rejected = init(dtype)._replace(
-        reference=jnp.where(verdict.catastrophe, reference, state.reference),
-        threshold=jnp.where(verdict.nonfinite, state.threshold, limit),
-        deviation=jnp.where(verdict.catastrophe, deviation, state.deviation),
+        reference=jnp.where(finite, reference, state.reference),
+        threshold=jnp.where(finite, limit, state.threshold),
+        deviation=jnp.where(finite & (catastrophe | jump), deviation, state.deviation),
         # After a catastrophe the recent norms may be the exploding ones: start over.
-        gradient_norm=jnp.where(verdict.spike, _NORM_GROWTH, ~verdict.catastrophe)
+        gradient_norm=jnp.where(finite & spike, _NORM_GROWTH, 1)
+        * ~verdict.catastrophe
         * state.gradient_norm,
     )
     chosen = [jnp.where(alarm, r, a) for r, a in zip(rejected, accepted, strict=True)]

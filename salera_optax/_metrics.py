@@ -64,7 +64,8 @@ def _walk(state: Any, prefix: str, scale: jax.Array) -> Iterator[tuple[str, Any,
         name = "/".join(filter(None, (prefix, leaf_name(path))))
         yield name, part, scale
         if isinstance(part, PageHinkleyState):
-            yield from _walk(part.inner_state, name, scale * part.scale * part.recovery)
+            inside = f"{name}/inner_state" if name else "inner_state"
+            yield from _walk(part.inner_state, inside, scale * part.scale * part.recovery)
 
 
 def _guard_metrics(guard: PageHinkleyState) -> dict[str, jax.Array]:

@@ -39,7 +39,7 @@ class PageHinkleyState(NamedTuple):
       alarms: int32 scalar, alarms so far.
       nonfinite: int32 scalar, those of them that a non-finite loss or gradient raised.
       scale: product of the factors of the catastrophes, at least 2^-50.
-      recovery: factor that bad minibatches (non-finite or spiking gradients) lower and quiet steps
+      recovery: factor that bad minibatches (non-finite values, outliers) lower and quiet steps
         raise, at most 1.
       settling: bool scalar, whether the next call must check that the rollback was exact.
       detector: the statistics of the test.
@@ -78,7 +78,7 @@ def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
 
 def _like(new: jax.Array, old: jax.Array) -> jax.Array:
     """`new` in the dtype of `old`: Optax lets a state drift to the dtype of the gradients."""
-    return new if new.dtype == old.dtype else new.astype(old.dtype)
+    return new if jnp.result_type(new) == jnp.result_type(old) else jnp.asarray(new, old.dtype)
 
 
 def _differs(a: Any, b: Any) -> jax.Array:
@@ -132,9 +132,10 @@ def page_hinkley(
     the last step; with `restore_inner` so does the state of `inner`; the statistics restart.
 
     * A rise of the loss multiplies every later step by `factor`, for good (down to 2^-50).
-    * A bad minibatch (a value that is not finite, a gradient norm more than ten times the largest
-      recent one) may not be the rate's fault: it multiplies by `factor` too, but down to 2^-10
-      only (unless every single step ends so), and the steps grow back, twofold in 100 quiet steps.
+    * A bad minibatch (a value that is not finite, one loss far above the rest, a gradient norm more
+      than ten times the largest recent one) may not be the rate's fault: it multiplies by `factor`
+      too, but down to 2^-10 only (further where an alarm follows a single step), and the steps grow
+      back, twofold in 100 quiet steps.
     * Alarms in a row, with no step between them, shrink once. However many bad minibatches come,
       the parameters stay finite and the training goes on behind them. (An `optax.MultiSteps` around
       the guard averages a NaN into its own state first: give it `optax.skip_not_finite`.)
@@ -146,9 +147,10 @@ def page_hinkley(
     Args:
       inner: the optimizer to guard, any `optax.GradientTransformation`.
       smoothing: weight of a new loss in the smoothed loss, in (0, 1]; rho in the paper, which
-        takes the ratio of the minibatch to the training set. 1 is no smoothing. A jump above
-        `threshold` that lasts is noticed at once if it is 50 of the loss's deviations high, within
-        12 steps if it is 20 (within 3 with smoothing 1); a slow rise of 5 % a step within 35.
+        takes the ratio of the minibatch to the training set. 1 is no smoothing. On a plateau, a
+        jump above `threshold` that lasts is noticed at once if it is 50 of the loss's deviations
+        high, within 12 steps if it is 20 (within 3 with smoothing 1); a slow rise of 5 % a step
+        within 35. After a long descent the average is high, and a smaller jump takes longer.
       threshold: rise of the statistic that raises an alarm, in units of |first loss|, finite and
         greater than 0; 1/lambda in the paper. A first loss that is negative or small works: the
         robust detector never goes below 15 of the loss's own deviations.
@@ -254,7 +256,7 @@ def page_hinkley(
                 lambda: _differs(params, state.snapshot),
                 lambda: jnp.zeros((), bool),
             )
-        alarm = ~settle & (verdict.catastrophe | verdict.spike | verdict.nonfinite)
+        alarm = ~settle & (verdict.catastrophe | verdict.outlier | verdict.nonfinite)
         hold = alarm | settle
         scale, recovery = _shrunk(state, verdict, alarm, jnp.asarray(factor, dtype))
         recovery = jnp.where(hold, recovery, jnp.minimum(recovery * 2 ** (1 / _RECOVERY_STEPS), 1))

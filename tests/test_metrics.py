@@ -84,3 +84,9 @@ def test_metrics_work_inside_jit_and_are_scalars():
     tx = salera_optax.salera(0.1)
     report = jax.jit(salera_optax.metrics)(tx.init(PARAMS))
     assert {leaf.shape for leaf in report.values()} == {()}
+
+
+def test_nested_guards_keep_apart():
+    tx = salera_optax.page_hinkley(salera_optax.page_hinkley(optax.sgd(0.1)))
+    report = after(tx, 1.0)
+    assert len(report) == 2 * len(KEYS)
