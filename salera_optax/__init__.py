@@ -3,6 +3,7 @@
 from salera_optax._alera import ScaleByAleraState, by_module, scale_by_alera
 from salera_optax._aliases import ag_adam, alera, forget_path, salera, spalera
 from salera_optax._metrics import metrics
+from salera_optax._multi_steps import MultiSteps, MultiStepsState
 from salera_optax._page_hinkley import PageHinkleyState, page_hinkley
 from salera_optax._parameterwise import (
     ScaleByParameterwiseAleraState,
@@ -14,6 +15,8 @@ from salera_optax._step import step
 __version__ = "0.1.0"
 
 __all__ = [
+    "MultiSteps",
+    "MultiStepsState",
     "PageHinkleyState",
     "ScaleByAleraState",
     "ScaleByParameterwiseAleraState",

@@ -26,6 +26,7 @@ from salera_optax._validation import (
 )
 
 Groups = Any  # None, a prefix pytree of labels, or a function from parameters to one.
+AxisName = str | tuple[str, ...] | None  # of the devices in shard_map or pmap
 
 
 class ScaleByAleraState(NamedTuple):
@@ -68,9 +69,36 @@ def statistics_dtype(params: Any) -> Any:
     return np.finfo(jnp.result_type(jnp.float32, *jax.tree.leaves(params))).dtype
 
 
-def squared_norms(tree: Any) -> list[jax.Array]:
-    """|.|^2 summed over every leaf, in float32 or wider."""
-    return [jnp.sum(squared_modulus(leaf)) for leaf in jax.tree.leaves(tree)]
+def zeros_like(x: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Zeros of the shape and, also under `jit`, of the sharding of `x`, which may be abstract."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return jnp.zeros(x.shape, dtype)
+    # Plain zeros do not depend on `x`, and what does not, the partitioner may lay out as it likes.
+    return jnp.where(False, x, 0).astype(dtype)
+
+
+def squared_norms(tree: Any, axis_name: AxisName = None, like: Any = None) -> list[jax.Array]:
+    """|.|^2 summed over every leaf, in float32 or wider, and over the devices of `axis_name`.
+
+    There a leaf counts once as a whole: the parts of one that is sharded are added, the copies of
+    one that is replicated are averaged; `like`, of the same structure, tells which it is.
+    """
+    norms = [jnp.sum(squared_modulus(leaf)) for leaf in jax.tree.leaves(tree)]
+    if axis_name is None or not norms:
+        return norms
+    devices = jax.lax.axis_size(axis_name)
+    parts = [
+        norm * shards(leaf, axis_name) / devices
+        for norm, leaf in zip(norms, jax.tree.leaves(like), strict=True)
+    ]
+    return list(jax.lax.psum(jnp.stack(parts), axis_name))
+
+
+def shards(leaf: ArrayLike, axis_name: AxisName) -> int:
+    """In how many parts the devices of `axis_name` hold `leaf`, by its type inside `shard_map`."""
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    varying = jax.typeof(leaf).manual_axis_type.varying
+    return math.prod(jax.lax.axis_size(name) for name in names if name in varying)
 
 
 def squared_modulus(x: ArrayLike) -> jax.Array:
@@ -79,9 +107,10 @@ def squared_modulus(x: ArrayLike) -> jax.Array:
     return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
 
 
-def real_size(leaf: ArrayLike) -> int:
-    """Number of real coordinates: a complex one counts as two."""
-    return jnp.size(leaf) * (2 if jnp.iscomplexobj(leaf) else 1)
+def real_size(leaf: ArrayLike, axis_name: AxisName) -> int:
+    """Number of real coordinates on all devices of `axis_name`: a complex one counts as two."""
+    local = jnp.size(leaf) * (2 if jnp.iscomplexobj(leaf) else 1)
+    return local if axis_name is None else local * shards(leaf, axis_name)
 
 
 def bounded(log_rate: jax.Array) -> jax.Array:
@@ -157,6 +186,7 @@ def scale_by_alera(
     std: Std = "exact",
     base: optax.GradientTransformation | None = None,
     eps: ArrayLike = 1e-6,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Scales by a rate per group that grows while gradients agree more than chance.
 
@@ -173,6 +203,7 @@ def scale_by_alera(
       base: transformation of the direction, such as `optax.trace(0.9)`; the path always sees the
         raw gradient.
       eps: a group whose gradient norm is at most this only lets its path decay.
+      axis_name: inside `shard_map` or `pmap`, the axes to take the norms over; see `alera`.
 
     Returns:
       A transformation with state `ScaleByAleraState`: one copy of the parameters, and a scalar per
@@ -203,7 +234,7 @@ def scale_by_alera(
         names = _members(groups, params)
         return ScaleByAleraState(
             step=jnp.zeros((), jnp.int32),
-            path=jax.tree.map(lambda p: jnp.zeros_like(p, jnp.result_type(p, jnp.float32)), params),
+            path=jax.tree.map(lambda p: zeros_like(p, jnp.result_type(p, jnp.float32)), params),
             # Without leaves a single scalar stands in, so that optax.tree.map_params, which calls
             # init with an opaque leafless tree, finds a leaf where the state has its groups.
             log_rate={name: jnp.zeros((), dtype) for name in names} or jnp.zeros((), dtype),
@@ -228,14 +259,16 @@ def scale_by_alera(
         def per_group(leaf_values: list[Any]) -> jax.Array:
             return jnp.stack([sum(leaf_values[i] for i in indices) for indices in members.values()])
 
-        norm = jnp.sqrt(per_group(squared_norms(updates)).astype(dtype))
+        norm = jnp.sqrt(per_group(squared_norms(updates, axis_name, state.path)).astype(dtype))
         weight = jnp.where(norm > eps, memory / jnp.where(norm > eps, norm, 1), 0)
         path = [
             scaled(p, 1 - memory, p) + scaled(g, weight[group_of[i]], p)
             for i, (p, g) in enumerate(zip(leaves, jax.tree.leaves(updates), strict=True))
         ]
-        sizes = [sum(real_size(leaves[i]) for i in indices) for indices in members.values()]
-        squared = per_group(squared_norms(path)).astype(dtype)
+        sizes = [
+            sum(real_size(leaves[i], axis_name) for i in indices) for indices in members.values()
+        ]
+        squared = per_group(squared_norms(path, axis_name, leaves)).astype(dtype)
         z = agreement(squared, memory, step, jnp.array(sizes, dtype), std)
         log_rate = jnp.stack([state.log_rate[name] for name in members])
         log_rate = bounded(log_rate + jnp.asarray(gain, dtype) * z)

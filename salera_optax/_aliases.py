@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from salera_optax._alera import (
+    AxisName,
     Groups,
     ScaleByAleraState,
     incremented,
@@ -138,6 +139,7 @@ def alera(
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     eps: ArrayLike = 1e-6,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """ALERA: SGD whose learning rate, one per group of leaves, tunes itself.
 
@@ -171,6 +173,11 @@ def alera(
       weight_decay: decoupled weight decay, multiplied by the self-tuned rate as in `optax.adamw`.
       mask: pytree of booleans, or function to one: the leaves that decay, as in `optax.adamw`.
       eps: a group whose gradient norm is at most this only lets its path decay.
+      axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices: norms
+        and dimensions are those of the whole leaf. Leaves that `shard_map` knows to vary over an
+        axis count as sharded over it, all others as replicated (under `pmap` and
+        `check_vma=False` everything); gradients must be reduced already, as for any optimizer.
+        Not for `jit`, which needs no name.
 
     Returns:
       An optimizer. Its state holds one copy of the parameters, float32 or wider, and a scalar per
@@ -196,7 +203,9 @@ def alera(
     """
     base = _decayed(_momentum(momentum, nesterov), weight_decay, mask)
     return optax.chain(
-        scale_by_alera(alpha, gain, groups=groups, std=std, base=base, eps=eps),
+        scale_by_alera(
+            alpha, gain, groups=groups, std=std, base=base, eps=eps, axis_name=axis_name
+        ),
         _scale_by_learning_rate(learning_rate),
     )
 
@@ -219,6 +228,7 @@ def salera(
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     eps: ArrayLike = 1e-6,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SALERA: `alera` under the guard of `page_hinkley`.
 
@@ -249,6 +259,7 @@ def salera(
       weight_decay: decoupled weight decay; see `alera`.
       mask: the leaves that decay; see `alera`.
       eps: a group whose gradient norm is at most this only lets its path decay.
+      axis_name: the axes of the devices in `shard_map` or `pmap`; see `page_hinkley`.
 
     Returns:
       An optimizer that needs `value`. Its state holds two copies of the parameters.
@@ -284,6 +295,7 @@ def salera(
             weight_decay=weight_decay,
             mask=mask,
             eps=eps,
+            axis_name=axis_name,
         ),
         std,
         reset_path,
@@ -292,6 +304,7 @@ def salera(
         threshold=threshold,
         factor=factor,
         rollback=rollback,
+        axis_name=axis_name,
     )
 
 
@@ -312,6 +325,7 @@ def spalera(
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     eps: ArrayLike = 1e-6,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SPALERA: one self-tuned rate per coordinate, under the guard of `page_hinkley`.
 
@@ -340,6 +354,7 @@ def spalera(
       weight_decay: as in `salera`.
       mask: as in `salera`.
       eps: where the norm of the whole gradient is at most this, the path only decays.
+      axis_name: as in `salera`.
 
     Returns:
       An optimizer that needs `value`. Its state holds three copies of the parameters.
@@ -363,7 +378,9 @@ def spalera(
     base = _decayed(_momentum(momentum, nesterov), weight_decay, mask)
     return _guarded(
         optax.chain(
-            scale_by_parameterwise_alera(alpha, gain, std=std, base=base, eps=eps),
+            scale_by_parameterwise_alera(
+                alpha, gain, std=std, base=base, eps=eps, axis_name=axis_name
+            ),
             _scale_by_learning_rate(learning_rate),
         ),
         std,
@@ -373,6 +390,7 @@ def spalera(
         threshold=threshold,
         factor=factor,
         rollback=rollback,
+        axis_name=axis_name,
     )
 
 
@@ -390,6 +408,7 @@ def ag_adam(
     std: Std = "exact",
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Ag-Adam: ALERA's self-tuned rate on the direction of Adam.
 
@@ -409,6 +428,7 @@ def ag_adam(
       std: "exact" or "authors"; see `alera`.
       weight_decay: decoupled weight decay; see `alera`.
       mask: the leaves that decay; see `alera`.
+      axis_name: the axes of the devices in `shard_map` or `pmap`; see `alera`.
 
     Returns:
       An optimizer. Its state holds three copies of the parameters.
@@ -434,7 +454,12 @@ def ag_adam(
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
     return optax.chain(
         scale_by_alera(
-            alpha, gain, groups=groups, std=std, base=_decayed(adam, weight_decay, mask)
+            alpha,
+            gain,
+            groups=groups,
+            std=std,
+            base=_decayed(adam, weight_decay, mask),
+            axis_name=axis_name,
         ),
         _scale_by_learning_rate(learning_rate),
     )

@@ -22,7 +22,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
     deeply they are nested (chain, masked, MultiSteps, inject_hyperparams, multi_transform).
 
     Args:
-      opt_state: any optimizer state.
+      opt_state: any optimizer state, an `nnx.Optimizer`'s included.
 
     Returns:
       A flat dictionary of scalars, empty where there is nothing of this package. For a guard:
@@ -50,7 +50,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
         prefix = f"{name}/" if len(guards) > 1 else ""
         report |= {prefix + key: number for key, number in _guard_metrics(guard).items()}
     report |= _learning_rates(found)
-    return report
+    return {key: jnp.asarray(number) for key, number in report.items()}  # arrays, no nnx variables
 
 
 def _walk(state: Any, prefix: str, scale: jax.Array) -> Iterator[tuple[str, Any, jax.Array]]:

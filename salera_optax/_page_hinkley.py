@@ -1,9 +1,8 @@
 """The Page-Hinkley wrapper: rolls a training run back when its loss explodes, and halves its steps.
 
 Source: arXiv 1709.01427, Section 3.2 and Algorithm 1. Where text, printed algorithm and published
-  code differ, this
-follows the code's detector (see `_detector`) and the text's rollback, which the code never
-performs.
+code differ, this follows the code's detector (see `_detector`) and the text's rollback, which the
+code never performs.
 """
 
 import math
@@ -16,7 +15,7 @@ import optax
 from jax.typing import ArrayLike
 
 from salera_optax import _detector
-from salera_optax._alera import scaled, squared_norms, statistics_dtype
+from salera_optax._alera import AxisName, scaled, squared_norms, statistics_dtype
 from salera_optax._detector import DETECTORS, Detector, DetectorState
 from salera_optax._validation import (
     check_choice,
@@ -60,7 +59,7 @@ class PageHinkleyState(NamedTuple):
     inner_state: Any
 
 
-def _copy(tree: Any) -> Any:
+def copied(tree: Any) -> Any:
     """A copy that shares no buffer, so that both may be donated."""
     return jax.tree.map(
         lambda x: (
@@ -76,14 +75,19 @@ def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
 
 
-def _like(new: jax.Array, old: jax.Array) -> jax.Array:
+def like(new: jax.Array, old: jax.Array) -> jax.Array:
     """`new` in the dtype of `old`: Optax lets a state drift to the dtype of the gradients."""
     return new if jnp.result_type(new) == jnp.result_type(old) else jnp.asarray(new, old.dtype)
 
 
-def _differs(a: Any, b: Any) -> jax.Array:
+def _differs(a: Any, b: Any, axis_name: AxisName) -> jax.Array:
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return sum((jnp.any(x != y) for x, y in pairs), jnp.zeros((), bool))
+    count = sum((jnp.any(x != y).astype(jnp.int32) for x, y in pairs), jnp.zeros((), jnp.int32))
+    return (count if axis_name is None else jax.lax.psum(count, axis_name)) > 0
+
+
+def _mean_over(axis_name: AxisName, loss: jax.Array) -> jax.Array:
+    return loss if axis_name is None else jax.lax.pmean(loss, axis_name)
 
 
 def _keep_finite(update: jax.Array, param: ArrayLike) -> jax.Array:
@@ -110,6 +114,16 @@ def _check_value(value: Any) -> None:
         )
 
 
+def _check_state(state: Any) -> None:
+    if not isinstance(state, PageHinkleyState):
+        raise TypeError(
+            f"page_hinkley: state must be the PageHinkleyState of init, got {type(state)}. Are "
+            "params and state swapped? The order is update(grads, state, params). A state from a "
+            "checkpoint must be restored into the structure of init; one without a guard, into "
+            "that of the optimizer inside."
+        )
+
+
 def page_hinkley(
     inner: optax.GradientTransformation,
     *,
@@ -120,6 +134,7 @@ def page_hinkley(
     restore_inner: bool = True,
     on_alarm: Callable[[Any], Any] | None = None,
     detector: Detector = "robust",
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Guards an optimizer: at a catastrophe it restores the parameters and shrinks the steps.
 
@@ -164,6 +179,12 @@ def page_hinkley(
         stops the false alarms on a plateau, and adds two tests that fire at once: on a loss more
         than 40 deviations up, and on a gradient norm more than ten times the largest recent one.
         "published" is the test of the paper alone. Non-finite values alarm in both.
+      axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices: the
+        loss is averaged and the norms are taken over them, so that all devices alarm together,
+        also where only one has seen a NaN. Parameters that `shard_map` knows to vary over an axis
+        count as sharded over it, all others as replicated (under `pmap` and `check_vma=False`
+        everything); gradients must be reduced already, as for any optimizer. Not for `jit`,
+        which needs no name.
 
     Returns:
       A transformation whose `update(grads, state, params, *, value, **extra)` needs the parameters
@@ -217,8 +238,8 @@ def page_hinkley(
             recovery=jnp.ones((), dtype),
             settling=jnp.zeros((), bool),
             detector=_detector.init(dtype),
-            snapshot=_copy(params) if rollback else None,
-            inner_snapshot=_copy(inner_state) if restore_inner else None,
+            snapshot=copied(params) if rollback else None,
+            inner_snapshot=copied(inner_state) if restore_inner else None,
             inner_state=inner_state,
         )
 
@@ -231,11 +252,7 @@ def page_hinkley(
         **extra_args: Any,
     ) -> tuple[Any, PageHinkleyState]:
         _check_value(value)
-        if not isinstance(state, PageHinkleyState):
-            raise TypeError(
-                f"page_hinkley: state must be the PageHinkleyState of init, got {type(state)}. Are "
-                "params and state swapped? The order is update(grads, state, params)."
-            )
+        _check_state(state)
         if params is None:
             raise ValueError("page_hinkley: params must be the current parameters, got None.")
         if rollback:
@@ -243,9 +260,10 @@ def page_hinkley(
         check_same_tree("page_hinkley", "updates", updates, params)
         dtype = state.scale.dtype
 
-        norm = jnp.sqrt(sum(squared_norms(updates), jnp.zeros((), dtype)))
+        norm = jnp.sqrt(sum(squared_norms(updates, axis_name, params), jnp.zeros((), dtype)))
+        loss = _mean_over(axis_name, jnp.asarray(value, dtype))
         verdict, observed = _detector.observe(
-            state.detector, jnp.asarray(value, dtype), norm, smoothing, threshold, detector
+            state.detector, loss, norm, smoothing, threshold, detector
         )
         # Adding the difference may miss the snapshot by a rounding error. Then this call adds what
         # is missing, and neither takes a step nor looks at the loss.
@@ -253,7 +271,7 @@ def page_hinkley(
         if rollback:
             settle = jax.lax.cond(
                 state.settling,
-                lambda: _differs(params, state.snapshot),
+                lambda: _differs(params, state.snapshot, axis_name),
                 lambda: jnp.zeros((), bool),
             )
         alarm = ~settle & (verdict.catastrophe | verdict.outlier | verdict.nonfinite)
@@ -273,7 +291,7 @@ def page_hinkley(
             moves = jax.tree.map(
                 lambda u, p: _keep_finite(scaled(u, scale * recovery, p), p), moves, params
             )
-            after = jax.tree.map(_like, after, inner_state)
+            after = jax.tree.map(like, after, inner_state)
             return moves, after
 
         def keep(updates: Any, inner_state: Any, params: Any, snapshot: Any) -> tuple[Any, Any]:

@@ -1,8 +1,7 @@
 """Parameter-wise ALERA: the same comparison coordinate by coordinate, one rate for each.
 
 Source: arXiv 1709.01427, Appendix B and Algorithm 2, whose line 15 multiplies by the initial rate
-  at every step: a
-slip, it enters once.
+at every step: a slip, it enters once.
 """
 
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import optax
 from jax.typing import ArrayLike
 
 from salera_optax._alera import (
+    AxisName,
     bounded,
     check_rate_law,
     incremented,
@@ -21,6 +21,7 @@ from salera_optax._alera import (
     squared_modulus,
     squared_norms,
     statistics_dtype,
+    zeros_like,
 )
 from salera_optax._random_walk import Std, agreement
 from salera_optax._validation import check_params, check_same_tree
@@ -49,6 +50,7 @@ def scale_by_parameterwise_alera(
     std: Std = "exact",
     base: optax.GradientTransformation | None = None,
     eps: ArrayLike = 1e-6,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies every coordinate of the direction by a rate of its own.
 
@@ -64,6 +66,7 @@ def scale_by_parameterwise_alera(
       base: transformation of the direction, such as `optax.trace(0.9)`; the path always sees the
         raw gradient.
       eps: where the gradient's norm is at most this, the path only decays.
+      axis_name: inside `shard_map` or `pmap`, the axes to take the norms over; see `alera`.
 
     Returns:
       A transformation with state `ScaleByParameterwiseAleraState`: two copies of the parameters.
@@ -89,13 +92,10 @@ def scale_by_parameterwise_alera(
     def init_fn(params: Any) -> ScaleByParameterwiseAleraState:
         check_params("scale_by_parameterwise_alera", params)
 
-        def real_zeros(p: ArrayLike) -> jax.Array:
-            return jnp.zeros_like(p, statistics_dtype(p))
-
         return ScaleByParameterwiseAleraState(
             step=jnp.zeros((), jnp.int32),
-            path=jax.tree.map(lambda p: jnp.zeros_like(p, jnp.result_type(p, jnp.float32)), params),
-            log_rate=jax.tree.map(real_zeros, params),
+            path=jax.tree.map(lambda p: zeros_like(p, jnp.result_type(p, jnp.float32)), params),
+            log_rate=jax.tree.map(lambda p: zeros_like(p, statistics_dtype(p)), params),
             base_state=inner.init(params),
         )
 
@@ -107,9 +107,9 @@ def scale_by_parameterwise_alera(
         direction, base_state = inner.update(updates, state.base_state, params, **extra_args)
         dtype = statistics_dtype(state.path)
         memory = jnp.asarray(alpha, dtype)
-        total = sum(real_size(leaf) for leaf in jax.tree.leaves(state.path))
+        total = sum(real_size(leaf, axis_name) for leaf in jax.tree.leaves(state.path))
 
-        norm = jnp.sqrt(sum(squared_norms(updates), jnp.zeros((), dtype)))
+        norm = jnp.sqrt(sum(squared_norms(updates, axis_name, state.path), jnp.zeros((), dtype)))
         weight = jnp.where(norm > eps, memory / jnp.where(norm > eps, norm, 1), 0)
         path = jax.tree.map(
             lambda p, g: scaled(p, 1 - memory, p) + scaled(g, weight, p), state.path, updates

@@ -54,23 +54,26 @@ def step(
     if isinstance(tx, optax.GradientTransformation):
         tx = optax.with_extra_args_support(tx)
     updates, opt_state = tx.update(grads, opt_state, params, value=value, **extra)
-    stepped = optax.apply_updates(params, updates)
-    for guard in jax.tree.leaves(
-        opt_state, is_leaf=lambda part: isinstance(part, PageHinkleyState)
-    ):
-        if isinstance(guard, PageHinkleyState) and guard.snapshot is not None:
-            stepped = _restored(guard, stepped)
-    return stepped, opt_state
+    return restored(opt_state, optax.apply_updates(params, updates)), opt_state
 
 
-def _restored(guard: PageHinkleyState, params: Any) -> Any:
-    """The snapshot where the guard has raised an alarm; leaves masked from it stay as they are."""
+def guards(opt_state: Any) -> list[PageHinkleyState]:
+    """The guards in an optimizer state that restore parameters, however deeply nested."""
+    parts = jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, PageHinkleyState))
+    return [
+        part for part in parts if isinstance(part, PageHinkleyState) and part.snapshot is not None
+    ]
 
-    def choose(saved: Any, current: Any) -> Any:
-        if isinstance(saved, optax.MaskedNode):
-            return current
-        return jnp.where(guard.alarm, saved, current)
 
-    return jax.tree.map(
-        choose, guard.snapshot, params, is_leaf=lambda part: isinstance(part, optax.MaskedNode)
-    )
+def restored(opt_state: Any, params: Any) -> Any:
+    """The snapshot where a guard has raised an alarm; leaves masked from it stay as they are."""
+    for guard in guards(opt_state):
+        params = jax.tree.map(
+            lambda saved, current, alarm=guard.alarm: (
+                current if isinstance(saved, optax.MaskedNode) else jnp.where(alarm, saved, current)
+            ),
+            guard.snapshot,
+            params,
+            is_leaf=lambda part: isinstance(part, optax.MaskedNode),
+        )
+    return params

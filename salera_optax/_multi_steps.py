@@ -1,0 +1,117 @@
+"""Gradient accumulation that gives the optimizer the mean loss of the minibatches."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from salera_optax._page_hinkley import PageHinkleyState
+
+
+class MultiStepsState(NamedTuple):
+    """State of `MultiSteps`.
+
+    Attributes:
+      value: mean loss of the minibatches accumulated so far, a float32 or wider scalar.
+      multi_steps: the state of `optax.MultiSteps`.
+    """
+
+    value: jax.Array
+    multi_steps: optax.MultiStepsState
+
+
+class MultiSteps(optax.MultiSteps):
+    """`optax.MultiSteps` whose optimizer sees the mean loss over the accumulated minibatches.
+
+    Use it instead of Optax's around a guard (`page_hinkley`, `salera`), or any optimizer that takes
+    `value`. Optax hands on the loss of the last minibatch alone, which is noisier than the mean
+    and may hide a NaN. The arguments are those of `optax.MultiSteps`; a minibatch that
+    `should_skip_update_fn` rejects counts neither in the gradient nor in the loss. Unlike
+    Optax's, it forgets a non-finite gradient after the step that has seen it, and a guard's
+    `alarm` is only true on the step that raised it.
+
+    The guard belongs inside: around the accumulation it would roll back to before the last
+    minibatch, which has the same parameters.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, salera_optax
+      >>> tx = salera_optax.MultiSteps(salera_optax.salera(0.1), every_k_schedule=2)
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for _ in range(10):  # 5 steps of 2 minibatches
+      ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
+      ...     x, state = salera_optax.step(tx, grads, state, x, value=loss)
+      >>> [round(float(xi), 2) for xi in x]
+      [0.33, -0.66]
+    """
+
+    def init(self, params: Any) -> Any:
+        """The state before the first minibatch, a `MultiStepsState`."""
+        return MultiStepsState(jnp.zeros(()), super().init(params))
+
+    def update(
+        self,
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        value: ArrayLike | None = None,
+        **extra_args: Any,
+    ) -> tuple[Any, Any]:
+        """Accumulates; every k-th call is a step, the others return zeros.
+
+        Args:
+          updates: gradients of one minibatch.
+          state: the state, from `init` or the last call.
+          params: the parameters.
+          value: the loss of this minibatch, a real scalar; required.
+          **extra_args: passed on to the optimizer, whatever they are at the k-th call.
+
+        Returns:
+          The updates and the new state.
+
+        Raises:
+          TypeError: if `value` is missing.
+        """
+        if value is None:
+            raise TypeError(
+                "MultiSteps: missing argument 'value', the minibatch loss (a real scalar): call "
+                "update(grads, state, params, value=loss)."
+            )
+        old = state.multi_steps
+        mean = state.value + (value - state.value) / (old.mini_step + 1)
+        mean = jnp.asarray(mean, state.value.dtype)
+        updates, new = super().update(updates, old, params, value=mean, **extra_args)
+
+        stepped = new.gradient_step != old.gradient_step
+        counted = stepped | (new.mini_step != old.mini_step)
+        new = new._replace(
+            # Optax multiplies by zero here, which leaves a NaN where it is.
+            acc_grads=jax.tree.map(lambda g: jnp.where(stepped, 0, g), new.acc_grads),
+            inner_opt_state=_alarms_only_when(stepped, new.inner_opt_state),
+        )
+        mean = jnp.where(stepped, 0, jnp.where(counted, mean, state.value))
+        return updates, MultiStepsState(mean, new)
+
+    def has_updated(self, state: Any) -> jax.Array:
+        """Whether the last call was a step, a bool scalar."""
+        return jnp.asarray(super().has_updated(state.multi_steps))
+
+    def gradient_transformation(self) -> optax.GradientTransformationExtraArgs:
+        """The same as a transformation, for `optax.chain` or `nnx.Optimizer`."""
+        return optax.GradientTransformationExtraArgs(self.init, self.update)
+
+
+def _alarms_only_when(stepped: jax.Array, inner_state: Any) -> Any:
+    """The state with every guard's `alarm` lowered unless this call was a step."""
+    return jax.tree.map(
+        lambda part: (
+            part._replace(alarm=part.alarm & stepped)
+            if isinstance(part, PageHinkleyState)
+            else part
+        ),
+        inner_state,
+        is_leaf=lambda part: isinstance(part, PageHinkleyState),
+    )

@@ -1,0 +1,315 @@
+"""Many devices: sharded by `jit`, in explicit mode, and under `shard_map` and `pmap`.
+
+Needs `XLA_FLAGS=--xla_force_host_platform_device_count=8`; `test_devices.py` runs it so.
+"""
+
+from functools import cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import salera_optax
+
+STEPS = 30
+FAULT = 20  # the step whose targets are wrong
+SIZE = 64
+GAIN = 0.01  # so that the rates move far enough to tell a wrong norm or dimension
+OPTIMIZERS = {
+    "salera": partial(salera_optax.salera, gain=GAIN),
+    "spalera": partial(salera_optax.spalera, gain=GAIN),
+    "guarded ag_adam": lambda rate, axis_name=None: salera_optax.page_hinkley(
+        salera_optax.ag_adam(rate, gain=GAIN, axis_name=axis_name), axis_name=axis_name
+    ),
+}
+
+
+class Layout(NamedTuple):
+    """A mesh, and how it holds the parameters; the minibatch is split over `data`."""
+
+    shape: tuple[int, ...]
+    names: tuple[str, ...]
+    specs: dict[str, P]
+
+
+LAYOUTS = {
+    "data parallel": Layout((8,), ("data",), {"w1": P(), "b1": P(), "w2": P()}),
+    "fully sharded": Layout(
+        (8,), ("data",), {"w1": P(None, "data"), "b1": P("data"), "w2": P("data")}
+    ),
+    "two axes": Layout(
+        (4, 2), ("data", "model"), {"w1": P("data", "model"), "b1": P("model"), "w2": P("model")}
+    ),
+}
+
+each_layout_and_each_optimizer = pytest.mark.parametrize(
+    ("layout", "name"),
+    [(layout, "salera") for layout in LAYOUTS]
+    + [("two axes", name) for name in OPTIMIZERS if name != "salera"],
+)
+
+
+def parameters():
+    keys = jax.random.split(jax.random.key(0), 2)
+    return {
+        "w1": 0.3 * jax.random.normal(keys[0], (8, 16)),
+        "b1": jnp.zeros(16),
+        "w2": 0.3 * jax.random.normal(keys[1], (16, 1)),
+    }
+
+
+def data(fault=1e4):
+    keys = jax.random.split(jax.random.key(1), 2)
+    inputs = jax.random.normal(keys[0], (STEPS, SIZE, 8))
+    targets = inputs.sum(2, keepdims=True) + 0.1 * jax.random.normal(keys[1], (STEPS, SIZE, 1))
+    # One example, hence one device, is broken.
+    return inputs, targets.at[FAULT, -1].add(fault)
+
+
+def loss_fn(params, inputs, targets):
+    hidden = jnp.tanh(inputs @ params["w1"] + params["b1"])
+    return jnp.mean((hidden @ params["w2"] - targets) ** 2)
+
+
+def train(tx, params, inputs, targets, state=None):
+    """One device's idea of a run: the last parameters and state, and the step of every alarm."""
+
+    def one_step(carry, batch):
+        params, state = carry
+        loss, grads = jax.value_and_grad(loss_fn)(params, *batch)
+        params, state = salera_optax.step(tx, grads, state, params, value=loss)
+        return (params, state), salera_optax.metrics(state)["alarm"]
+
+    carry = (params, tx.init(params) if state is None else state)
+    return jax.lax.scan(one_step, carry, (inputs, targets))
+
+
+@cache
+def on_one_device(name, fault=1e4):
+    tx = OPTIMIZERS[name](0.1)
+    (params, state), alarm = jax.jit(train, static_argnums=0)(tx, parameters(), *data(fault))
+    assert np.flatnonzero(alarm).tolist() == [FAULT]
+    return params, state
+
+
+def assert_close(actual, expected):
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5), actual, expected
+    )
+
+
+def make_mesh(layout, axis_type):
+    return jax.make_mesh(layout.shape, layout.names, (axis_type,) * len(layout.names))
+
+
+def placed(layout, mesh, fault=1e4):
+    """The parameters and the data on the devices of the mesh."""
+    params = jax.tree.map(
+        lambda p, spec: jax.device_put(p, NamedSharding(mesh, spec)),
+        parameters(),
+        layout.specs,
+    )
+    split = NamedSharding(mesh, P(None, "data"))
+    return params, *(jax.device_put(array, split) for array in data(fault))
+
+
+def shardings(tree):
+    return jax.tree.map(lambda x: x.sharding.spec, tree)
+
+
+@each_layout_and_each_optimizer
+def test_jit_equals_one_device_and_the_state_is_sharded_like_the_parameters(layout, name):
+    tx, layout = OPTIMIZERS[name](0.1), LAYOUTS[layout]
+    mesh = make_mesh(layout, AxisType.Auto)
+    params, inputs, targets = placed(layout, mesh)
+    state = jax.jit(tx.init)(params)
+    (params, state), alarm = jax.jit(train, static_argnums=0)(tx, params, inputs, targets, state)
+    assert np.flatnonzero(alarm).tolist() == [FAULT]
+    expected_params, expected_state = on_one_device(name)
+    assert_close(params, expected_params)
+    assert_close(state, expected_state)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_init_and_step_keep_the_sharding_of_the_parameters(layout, jitted):
+    tx = salera_optax.spalera(0.1)
+    params, inputs, targets = placed(layout, make_mesh(layout, AxisType.Auto))
+    state = (jax.jit(tx.init) if jitted else tx.init)(params)
+
+    @jax.jit
+    def one_step(params, state):
+        loss, grads = jax.value_and_grad(loss_fn)(params, inputs[0], targets[0])
+        return salera_optax.step(tx, grads, state, params, value=loss)
+
+    for _ in range(2):
+        alera = state.inner_state[0]
+        for tree in (state.snapshot, alera.path, alera.log_rate):
+            assert all(
+                leaf.sharding.is_equivalent_to(param.sharding, param.ndim)
+                for leaf, param in zip(jax.tree.leaves(tree), jax.tree.leaves(params), strict=True)
+            )
+        params, state = one_step(params, state)
+
+
+def test_init_under_jit_with_abstract_inputs_and_given_shardings():
+    layout = LAYOUTS["two axes"]
+    tx = OPTIMIZERS["guarded ag_adam"](0.1)
+    mesh = make_mesh(layout, AxisType.Auto)
+    params, *_ = placed(layout, mesh)
+    abstract = jax.eval_shape(tx.init, jax.eval_shape(lambda: params))
+    specs = optax.tree.map_params(
+        tx,
+        lambda _, spec: NamedSharding(mesh, spec),
+        abstract,
+        layout.specs,
+        transform_non_params=lambda _: NamedSharding(mesh, P()),
+    )
+    state = jax.jit(tx.init, out_shardings=specs)(params)
+    assert jax.eval_shape(lambda: state) == abstract
+    for tree in (
+        state.snapshot,
+        state.inner_snapshot[0].path,
+        state.inner_state[0].base_state[0].mu,
+    ):
+        assert shardings(tree) == layout.specs
+
+
+@each_layout_and_each_optimizer
+def test_explicit_mode_equals_one_device(layout, name):
+    tx, layout = OPTIMIZERS[name](0.1), LAYOUTS[layout]
+    mesh = make_mesh(layout, AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        params, inputs, targets = placed(layout, mesh)
+        gathered = jax.tree.map(lambda _: P(), layout.specs)
+
+        def one_step(carry, batch):
+            params, state = carry
+
+            def loss(params):  # the weights are gathered, as fully sharded training does
+                return loss_fn(jax.tree.map(jax.reshard, params, gathered), *batch)
+
+            value, grads = jax.value_and_grad(loss)(params)
+            params, state = salera_optax.step(tx, grads, state, params, value=value)
+            return (params, state), state.alarm
+
+        @jax.jit
+        def run(params, inputs, targets):
+            return jax.lax.scan(one_step, (params, tx.init(params)), (inputs, targets))
+
+        (params, state), alarm = run(params, inputs, targets)
+        assert np.flatnonzero(alarm).tolist() == [FAULT]
+        assert shardings(state.snapshot) == shardings(params)
+    expected_params, expected_state = on_one_device(name)
+    assert_close(params, expected_params)
+    assert_close(state, expected_state)
+
+
+def mapped(tx, layout, mesh, apply=salera_optax.step):
+    """The run under `shard_map`: weights gathered by hand, gradients scattered by its transpose."""
+
+    def run(params, state, inputs, targets):
+        def one_step(carry, batch):
+            params, state = carry
+
+            def loss(params):
+                whole = {name: gathered(params[name], layout.specs[name]) for name in params}
+                return loss_fn(whole, *batch)
+
+            # The loss is that of the examples on this device; the gradient is summed over all.
+            value, grads = jax.value_and_grad(loss)(params)
+            grads = jax.tree.map(lambda g: g / jax.lax.axis_size(layout.names), grads)
+            params, state = apply(tx, grads, state, params, value=value)
+            return (params, state), state.alarm
+
+        return jax.lax.scan(one_step, (params, state), (inputs, targets))
+
+    specs = optax.tree.map_params(
+        tx,
+        lambda _, spec: spec,
+        jax.eval_shape(tx.init, parameters()),
+        layout.specs,
+        transform_non_params=lambda _: P(),
+    )
+    carried = (layout.specs, specs)
+    split = P(None, "data")
+    return jax.jit(
+        jax.shard_map(run, mesh=mesh, in_specs=(*carried, split, split), out_specs=(carried, P()))
+    )
+
+
+def gathered(leaf, spec):
+    for axis, name in enumerate(spec):
+        if name is not None:
+            leaf = jax.lax.all_gather(leaf, name, axis=axis, tiled=True)
+    return leaf
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "fault"),
+    [(layout, "salera", fault) for layout in LAYOUTS for fault in (1e4, np.nan)]
+    + [("two axes", name, 1e4) for name in OPTIMIZERS if name != "salera"],
+)
+def test_shard_map_equals_one_device(layout, name, fault):
+    layout = LAYOUTS[layout]
+    tx = OPTIMIZERS[name](0.1, axis_name=layout.names)
+    mesh = make_mesh(layout, AxisType.Auto)
+    params, inputs, targets = placed(layout, mesh, fault)
+    (params, state), alarm = mapped(tx, layout, mesh)(params, tx.init(params), inputs, targets)
+    assert np.flatnonzero(alarm).tolist() == [FAULT]
+    expected_params, expected_state = on_one_device(name, fault)
+    assert_close(params, expected_params)
+    assert_close(state, expected_state)
+
+
+def test_shard_map_finishes_an_inexact_rollback_on_all_devices_together():
+    def by_addition(tx, grads, state, params, *, value):
+        updates, state = tx.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    layout = LAYOUTS["fully sharded"]
+    mesh = make_mesh(layout, AxisType.Auto)
+    params, inputs, targets = placed(layout, mesh)
+    tx = salera_optax.page_hinkley(optax.sgd(0.1), axis_name="data")
+    run = mapped(tx, layout, mesh, by_addition)
+    (params, state), _ = run(params, tx.init(params), inputs[:FAULT], targets[:FAULT])
+    # One entry, on one device, has exploded so far that subtracting it cannot be exact.
+    broken = params | {"w2": params["w2"].at[5].set(1e6)}
+    (once, after), _ = run(broken, state, inputs[:1], targets[:1])
+    assert not np.array_equal(once["w2"], state.snapshot["w2"])
+    (twice, after), _ = run(once, after, inputs[:1], targets[:1])
+    jax.tree.map(np.testing.assert_array_equal, twice, state.snapshot)
+    assert int(after.alarms) == 1
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_pmap_sees_a_nan_of_any_one_replica(what):
+    tx = salera_optax.salera(0.1, axis_name="data")
+    inputs, targets = data(fault=0.0)
+    split = [jnp.moveaxis(x.reshape(STEPS, 8, SIZE // 8, -1), 1, 0) for x in (inputs, targets)]
+
+    def run(params, inputs, targets):
+        def one_step(carry, batch):
+            params, state = carry
+            step = state.inner_state[0].step
+            bad = (jax.lax.axis_index("data") == 3) & (step == FAULT)
+            loss, grads = jax.value_and_grad(loss_fn)(params, *batch)
+            if what == "loss":
+                loss = jnp.where(bad, jnp.nan, loss)
+            else:
+                grads = jax.tree.map(lambda g: jnp.where(bad, jnp.nan, g), grads)
+            grads = jax.lax.pmean(grads, "data")
+            params, state = salera_optax.step(tx, grads, state, params, value=loss)
+            return (params, state), state.alarm
+
+        return jax.lax.scan(one_step, (params, tx.init(params)), (inputs, targets))
+
+    (params, state), alarm = jax.pmap(run, "data", in_axes=(None, 0, 0))(parameters(), *split)
+    assert (np.asarray(alarm).sum(0) == np.where(np.arange(STEPS) == FAULT, 8, 0)).all()
+    for leaf in jax.tree.leaves((params, state)):
+        assert (np.asarray(leaf) == np.asarray(leaf)[0]).all()

@@ -1,0 +1,382 @@
+"""The train states for Flax: drop-in, and an exact rollback of parameters and collections."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
+from flax.training import train_state
+
+import salera_optax
+from salera_optax import flax as salera_flax
+
+INPUTS = jax.random.normal(jax.random.key(0), (40, 16, 3))
+GUARDED = [
+    pytest.param(salera_optax.salera(0.1), id="salera"),
+    pytest.param(salera_optax.page_hinkley(optax.adam(0.01)), id="adam", marks=pytest.mark.slow),
+    pytest.param(
+        optax.chain(
+            salera_optax.page_hinkley(optax.sgd(0.1, momentum=0.9)),
+            optax.clip_by_global_norm(100.0),
+        ),
+        id="chain",
+        marks=pytest.mark.slow,
+    ),
+]
+
+
+def assert_same_bits(actual, expected):
+    def check(a, e):
+        assert a.dtype == e.dtype
+        assert np.asarray(a).tobytes() == np.asarray(e).tobytes()
+
+    jax.tree.map(check, actual, expected)
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, inputs, train=True):
+        features = nn.Dense(8)(inputs)
+        features = nn.BatchNorm(use_running_average=not train, momentum=0.9)(features)
+        return nn.Dense(1)(nn.relu(features))
+
+
+def linen_state(tx, cls=salera_flax.TrainState, **fields):
+    variables = Net().init(jax.random.key(1), INPUTS[0])
+    return cls.create(
+        apply_fn=Net().apply,
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        tx=tx,
+        **fields,
+    )
+
+
+@jax.jit
+def loss_and_gradient(state, inputs):
+    def loss_fn(params):
+        outputs, changed = state.apply_fn(
+            {"params": params, "batch_stats": state.batch_stats}, inputs, mutable=["batch_stats"]
+        )
+        return jnp.mean((outputs - inputs.sum(1, keepdims=True)) ** 2), changed["batch_stats"]
+
+    (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    return loss, batch_stats, grads
+
+
+@jax.jit
+def linen_step(state, inputs):
+    loss, batch_stats, grads = loss_and_gradient(state, inputs)
+    return state.apply_gradients(grads=grads, value=loss, batch_stats=batch_stats)
+
+
+@jax.jit
+def linen_step_with_faulty_weights(state, inputs, factor):
+    """A step after the parameters have been multiplied by `factor`."""
+    params = jax.tree.map(lambda p: p * factor, state.params)
+    return linen_step(state.replace(params=params), inputs)
+
+
+def alarms(state):
+    return int(salera_optax.metrics(state.opt_state)["alarms"])
+
+
+def train(state, inputs):
+    for batch in inputs:
+        state = linen_step(state, batch)
+    return state
+
+
+@pytest.mark.parametrize("tx", GUARDED)
+@pytest.mark.parametrize("fault", [np.nan, np.inf])
+def test_linen_alarm_brings_back_parameters_and_batch_statistics(tx, fault):
+    before = train(linen_state(tx), INPUTS[:19])
+    good = linen_step(before, INPUTS[19])
+    back = linen_step(good, fault * INPUTS[20])
+    assert alarms(good) == 0
+    assert alarms(back) == 1
+    assert_same_bits((back.params, back.batch_stats), (before.params, before.batch_stats))
+    assert int(back.step) == 21
+    again = linen_step(back, fault * INPUTS[20])  # a second alarm has nowhere else to go
+    assert_same_bits((again.params, again.batch_stats), (before.params, before.batch_stats))
+    after = linen_step(back, INPUTS[21])
+    assert alarms(after) == 1
+    assert not np.array_equal(after.params["Dense_0"]["kernel"], before.params["Dense_0"]["kernel"])
+
+
+@pytest.mark.parametrize("tx", GUARDED)
+@pytest.mark.parametrize("factor", [np.nan, 1e6])
+def test_linen_alarm_heals_broken_parameters(tx, factor):
+    before = train(linen_state(tx), INPUTS[:19])
+    good = linen_step(before, INPUTS[19])
+    back = linen_step_with_faulty_weights(good, INPUTS[20], factor)
+    assert alarms(back) == 1
+    assert_same_bits((back.params, back.batch_stats), (before.params, before.batch_stats))
+
+
+@pytest.mark.parametrize("tx", [optax.adam(0.01), optax.sgd(0.1, momentum=0.9)])
+def test_linen_without_a_guard_is_flax_s_own(tx):
+    class FlaxState(train_state.TrainState):
+        batch_stats: dict
+
+    ours, flax_s = linen_state(tx), linen_state(tx, FlaxState)
+    assert ours.snapshot is None
+    for inputs in INPUTS[:5]:
+        _, batch_stats, grads = loss_and_gradient(ours, inputs)
+        ours = ours.apply_gradients(grads=grads, batch_stats=batch_stats)
+        flax_s = flax_s.apply_gradients(grads=grads, batch_stats=batch_stats)
+    assert_same_bits(
+        (ours.params, ours.batch_stats, ours.opt_state),
+        (flax_s.params, flax_s.batch_stats, flax_s.opt_state),
+    )
+    assert ours.step == flax_s.step == 5
+
+
+def test_linen_without_alarm_is_a_plain_guarded_run():
+    @jax.jit
+    def plain_step(state, inputs):
+        loss, batch_stats, grads = loss_and_gradient(state, inputs)
+        params, opt_state = salera_optax.step(
+            state.tx, grads, state.opt_state, state.params, value=loss
+        )
+        return state.replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
+
+    state = plain = linen_state(salera_optax.salera(0.1))
+    for inputs in INPUTS[:10]:
+        state, plain = linen_step(state, inputs), plain_step(plain, inputs)
+    assert_same_bits((state.params, state.batch_stats), (plain.params, plain.batch_stats))
+
+
+def test_linen_gives_the_loss_to_an_optimizer_that_takes_it():
+    def update(updates, state, params=None, *, value, **extra):
+        del state, params, extra
+        return jax.tree.map(lambda u: -0.1 * value * u, updates), value
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
+    state = linen_step(linen_state(tx), INPUTS[0])
+    assert float(state.opt_state) > 0
+
+
+class WithKey(salera_flax.TrainState):
+    """A subclass written as for Flax, its fields without defaults."""
+
+    spectra: dict
+    key: jax.Array
+
+
+def test_linen_only_what_apply_gradients_is_given_comes_back():
+    state = linen_state(
+        salera_optax.salera(0.1), WithKey, spectra={"u": jnp.ones(3)}, key=jax.random.key(0)
+    )
+
+    @jax.jit
+    def step(state, inputs):
+        loss, batch_stats, grads = loss_and_gradient(state, inputs)
+        spectra = jax.tree.map(lambda u: u + loss, state.spectra)
+        state = state.replace(key=jax.random.split(state.key)[0])
+        return state.apply_gradients(
+            grads=grads, value=loss, batch_stats=batch_stats, spectra=spectra
+        )
+
+    states = [state]
+    for inputs in [*INPUTS[:5], np.nan * INPUTS[5]]:
+        states.append(step(states[-1], inputs))
+    assert alarms(states[-1]) == 1
+    assert_same_bits(states[-1].spectra, states[4].spectra)
+    keys = [jax.random.key_data(state.key).tolist() for state in states]
+    assert all(keys.count(key) == 1 for key in keys)
+
+
+def test_linen_without_rollback_takes_what_it_is_given():
+    state = train(linen_state(salera_optax.salera(0.1, rollback=False)), INPUTS[:5])
+    state = linen_step(state, np.nan * INPUTS[5])
+    assert alarms(state) == 1
+    assert np.isnan(state.batch_stats["BatchNorm_0"]["mean"]).all()
+
+
+@pytest.mark.parametrize("multi_steps", [optax.MultiSteps, salera_optax.MultiSteps])
+def test_linen_accumulation_rolls_back_to_the_last_accepted_step(multi_steps):
+    tx = multi_steps(salera_optax.salera(0.1), every_k_schedule=2)
+    states = [linen_state(tx)]
+    for inputs in INPUTS[:6]:
+        states.append(linen_step(states[-1], inputs))
+    for inputs in (INPUTS[6], 1e6 * INPUTS[7]):
+        states.append(linen_step(states[-1], inputs))
+    assert alarms(states[-1]) == 1
+    # The parameters of the third window; the statistics that stood beside them before its end.
+    assert_same_bits(states[-1].params, states[5].params)
+    assert_same_bits(states[-1].batch_stats, states[5].batch_stats)
+    after = linen_step(states[-1], INPUTS[8])  # no step yet, but the statistics move on
+    assert_same_bits(after.params, states[5].params)
+    assert not np.array_equal(
+        after.batch_stats["BatchNorm_0"]["mean"], states[5].batch_stats["BatchNorm_0"]["mean"]
+    )
+
+
+def test_linen_state_runs_in_a_scan_and_may_be_donated():
+    state = linen_state(salera_optax.salera(0.1)).replace(step=jnp.int32(0))
+    batches = INPUTS.at[20].set(np.nan)
+
+    @jax.jit
+    def run(state):
+        return jax.lax.scan(lambda s, b: (linen_step(s, b), None), state, batches)[0]
+
+    one_by_one = train(state, batches)
+    scanned = jax.jit(run, donate_argnums=0)(state)
+    assert alarms(scanned) == 1
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), scanned, one_by_one
+    )
+
+
+def test_linen_keeps_the_scales_of_fp8_beside_the_parameters():
+    params = {"params": {"w": jnp.ones(3)}, OVERWRITE_WITH_GRADIENT: {"scale": jnp.ones(())}}
+    state = salera_flax.TrainState.create(apply_fn=None, params=params, tx=salera_optax.salera(0.1))
+    grads = {"params": {"w": jnp.ones(3)}, OVERWRITE_WITH_GRADIENT: {"scale": jnp.float32(7)}}
+    state = state.apply_gradients(grads=grads, value=1.0)
+    assert float(state.params[OVERWRITE_WITH_GRADIENT]["scale"]) == 7
+    assert float(state.params["params"]["w"][0]) < 1
+
+
+class TestErrors:
+    grads = property(lambda self: jax.tree.map(jnp.ones_like, self.state().params))
+
+    def state(self, tx=None):
+        return linen_state(tx or salera_optax.salera(0.1))
+
+    def test_missing_value(self):
+        with pytest.raises(TypeError, match=r"apply_gradients: missing argument 'value'"):
+            self.state().apply_gradients(grads=self.grads)
+
+    def test_unknown_field(self):
+        with pytest.raises(TypeError, match="batch_stat"):
+            self.state().apply_gradients(grads=self.grads, value=1.0, batch_stat={})
+
+    def test_other_structure(self):
+        with pytest.raises(ValueError, match=r"apply_gradients: batch_stats must have the tree"):
+            self.state().apply_gradients(grads=self.grads, value=1.0, batch_stats={})
+
+    def test_other_shape(self):
+        stats = jax.tree.map(lambda x: x[:2], self.state().batch_stats)
+        with pytest.raises(ValueError, match=r"batch_stats must have the shapes.*BatchNorm_0/mean"):
+            self.state().apply_gradients(grads=self.grads, value=1.0, batch_stats=stats)
+
+    def test_state_made_without_a_guard(self):
+        state, tx = self.state(optax.sgd(0.1)), salera_optax.salera(0.1)
+        state = state.replace(tx=tx, opt_state=tx.init(state.params))
+        with pytest.raises(ValueError, match=r"batch_stats could not come back.*not created with"):
+            state.apply_gradients(grads=self.grads, value=1.0, batch_stats=state.batch_stats)
+
+    def test_optimizer_state_without_a_guard(self):
+        state = self.state(optax.sgd(0.1)).replace(tx=salera_optax.salera(0.1))
+        with pytest.raises(TypeError, match=r"state must be the PageHinkleyState.*checkpoint"):
+            state.apply_gradients(grads=self.grads, value=1.0)
+
+    def test_nnx_missing_value(self):
+        net = NnxNet(nnx.Rngs(0))
+        optimizer = salera_flax.Optimizer(net, salera_optax.salera(0.1), wrt=nnx.Param)
+        grads = nnx.state(net, nnx.Param)
+        with pytest.raises(TypeError, match=r"missing argument 'value'"):
+            optimizer.update(net, grads)
+
+    def test_nnx_other_model(self):
+        net = NnxNet(nnx.Rngs(0))
+        optimizer = salera_flax.Optimizer(net, salera_optax.salera(0.1), wrt=nnx.Param)
+        other = NnxNet(nnx.Rngs(0), width=5)
+        with pytest.raises(ValueError, match=r"update: the batch statistics must have the shapes"):
+            optimizer.update(other, nnx.state(net, nnx.Param), value=1.0)
+
+
+class NnxNet(nnx.Module):
+    def __init__(self, rngs, width=8):
+        self.first = nnx.Linear(3, width, rngs=rngs)
+        self.norm = nnx.BatchNorm(width, momentum=0.9, rngs=rngs)
+        self.last = nnx.Linear(width, 1, rngs=rngs)
+
+    def __call__(self, inputs):
+        return self.last(nnx.relu(self.norm(self.first(inputs))))
+
+
+@nnx.jit
+def nnx_step(net, optimizer, inputs):
+    def loss_fn(net):
+        return jnp.mean((net(inputs) - inputs.sum(1, keepdims=True)) ** 2)
+
+    loss, grads = nnx.value_and_grad(loss_fn)(net)
+    optimizer.update(net, grads, value=loss)
+
+
+def contents(net):
+    return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(net, (nnx.Param, nnx.BatchStat))))
+
+
+def nnx_pair(tx, cls=salera_flax.Optimizer):
+    net = NnxNet(nnx.Rngs(0))
+    return net, cls(net, tx, wrt=nnx.Param)
+
+
+@pytest.mark.parametrize("tx", GUARDED)
+@pytest.mark.parametrize("fault", [np.nan, 1e8])
+def test_nnx_alarm_brings_back_parameters_and_batch_statistics(tx, fault):
+    net, optimizer = nnx_pair(tx)
+    history = [contents(net)]
+    for inputs in INPUTS[:20]:
+        nnx_step(net, optimizer, inputs)
+        history.append(contents(net))
+    assert alarms(optimizer) == 0
+    nnx_step(net, optimizer, fault * INPUTS[20])
+    assert alarms(optimizer) == 1
+    assert_same_bits(contents(net), history[19])
+    nnx_step(net, optimizer, np.nan * INPUTS[20])  # a second alarm has nowhere else to go
+    assert_same_bits(contents(net), history[19])
+    nnx_step(net, optimizer, INPUTS[21])
+    assert not np.array_equal(contents(net)["norm"]["mean"], history[19]["norm"]["mean"])
+    assert not np.array_equal(contents(net)["last"]["kernel"], history[19]["last"]["kernel"])
+    assert int(optimizer.step[...]) == 23
+
+
+@pytest.mark.parametrize("fault", [np.nan, 1e6])
+def test_nnx_alarm_heals_broken_parameters(fault):
+    net, optimizer = nnx_pair(salera_optax.salera(0.1))
+    history = [contents(net)]
+    for inputs in INPUTS[:20]:
+        nnx_step(net, optimizer, inputs)
+        history.append(contents(net))
+    net.last.kernel[...] = fault * net.last.kernel[...]
+    nnx_step(net, optimizer, INPUTS[20])
+    assert alarms(optimizer) == 1
+    assert_same_bits(contents(net), history[19])
+
+
+def test_plain_nnx_optimizer_rolls_the_parameters_back_by_addition():
+    net, optimizer = nnx_pair(salera_optax.salera(0.1), nnx.Optimizer)
+    history = [contents(net)]
+    for inputs in INPUTS[:20]:
+        nnx_step(net, optimizer, inputs)
+        history.append(contents(net))
+    for _ in range(2):  # the first call may round, the second mends it
+        nnx_step(net, optimizer, np.nan * INPUTS[20])
+    assert alarms(optimizer) >= 1
+    for layer in ("first", "last"):
+        assert_same_bits(contents(net)[layer], history[19][layer])
+
+
+@pytest.mark.parametrize("tx", [optax.adam(0.01), salera_optax.salera(0.1)])
+def test_nnx_without_alarm_is_flax_s_own(tx):
+    pairs = [nnx_pair(tx, cls) for cls in (salera_flax.Optimizer, nnx.Optimizer)]
+    for inputs in INPUTS[:10]:
+        for net, optimizer in pairs:
+            nnx_step(net, optimizer, inputs)
+    assert_same_bits(*[contents(net) for net, _ in pairs])
+
+
+def test_nnx_metrics_are_arrays():
+    for tx in (salera_optax.salera(0.1), salera_optax.spalera(0.1)):
+        net, optimizer = nnx_pair(tx)
+        nnx_step(net, optimizer, INPUTS[0])
+        report = salera_optax.metrics(optimizer.opt_state)
+        assert {"alarms", "learning_rate/first/kernel"} <= report.keys()
+        assert all(isinstance(number, jax.Array) for number in report.values())
