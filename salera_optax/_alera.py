@@ -21,6 +21,7 @@ from salera_optax._validation import (
     check_number,
     check_params,
     check_same_tree,
+    check_state,
     check_transformation,
     leaf_name,
 )
@@ -74,7 +75,7 @@ def zeros_like(x: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     if isinstance(x, jax.ShapeDtypeStruct):
         return jnp.zeros(x.shape, dtype)
     # Plain zeros do not depend on `x`, and what does not, the partitioner may lay out as it likes.
-    return jnp.where(False, x, 0).astype(dtype)
+    return jnp.where(False, jnp.real(x), 0).astype(dtype)
 
 
 def squared_norms(tree: Any, axis_name: AxisName = None, like: Any = None) -> list[jax.Array]:
@@ -244,6 +245,7 @@ def scale_by_alera(
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScaleByAleraState]:
+        check_state("scale_by_alera", state, ScaleByAleraState)
         check_same_tree("scale_by_alera", "updates", updates, state.path)
         step = incremented(state.step)
         direction, base_state = inner.update(updates, state.base_state, params, **extra_args)

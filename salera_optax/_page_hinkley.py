@@ -22,6 +22,7 @@ from salera_optax._validation import (
     check_number,
     check_params,
     check_same_tree,
+    check_state,
     check_transformation,
 )
 
@@ -114,16 +115,6 @@ def _check_value(value: Any) -> None:
         )
 
 
-def _check_state(state: Any) -> None:
-    if not isinstance(state, PageHinkleyState):
-        raise TypeError(
-            f"page_hinkley: state must be the PageHinkleyState of init, got {type(state)}. Are "
-            "params and state swapped? The order is update(grads, state, params). A state from a "
-            "checkpoint must be restored into the structure of init; one without a guard, into "
-            "that of the optimizer inside."
-        )
-
-
 def page_hinkley(
     inner: optax.GradientTransformation,
     *,
@@ -152,12 +143,13 @@ def page_hinkley(
       too, but down to 2^-10 only (further where an alarm follows a single step), and the steps grow
       back, twofold in 100 quiet steps.
     * Alarms in a row, with no step between them, shrink once. However many bad minibatches come,
-      the parameters stay finite and the training goes on behind them. (An `optax.MultiSteps` around
-      the guard averages a NaN into its own state first: give it `optax.skip_not_finite`.)
+      the parameters stay finite and the training goes on behind them.
 
     Through `optax.apply_updates` the parameters return by an addition, which rounds: the next call
     adds what is missing before it takes a step. `salera_optax.step` restores them bit for bit at
     once, even from NaN. Where an update would overflow a parameter, that coordinate stays put.
+
+    To accumulate gradients, put `salera_optax.MultiSteps` around the guard.
 
     Args:
       inner: the optimizer to guard, any `optax.GradientTransformation`.
@@ -252,7 +244,7 @@ def page_hinkley(
         **extra_args: Any,
     ) -> tuple[Any, PageHinkleyState]:
         _check_value(value)
-        _check_state(state)
+        check_state("page_hinkley", state, PageHinkleyState)
         if params is None:
             raise ValueError("page_hinkley: params must be the current parameters, got None.")
         if rollback:

@@ -24,7 +24,7 @@ from salera_optax._alera import (
     zeros_like,
 )
 from salera_optax._random_walk import Std, agreement
-from salera_optax._validation import check_params, check_same_tree
+from salera_optax._validation import check_params, check_same_tree, check_state
 
 
 class ScaleByParameterwiseAleraState(NamedTuple):
@@ -102,6 +102,7 @@ def scale_by_parameterwise_alera(
     def update_fn(
         updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScaleByParameterwiseAleraState]:
+        check_state("scale_by_parameterwise_alera", state, ScaleByParameterwiseAleraState)
         check_same_tree("scale_by_parameterwise_alera", "updates", updates, state.path)
         step = incremented(state.step)
         direction, base_state = inner.update(updates, state.base_state, params, **extra_args)

@@ -55,13 +55,25 @@ def check_params(caller: str, params: Any) -> None:
             )
 
 
+def check_state(caller: str, state: Any, kind: type) -> None:
+    """Raises unless `state` is the state that `init` makes, a `kind`."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"{caller}: state must be the {kind.__name__} of init, got {type(state)}. Are params "
+            "and state swapped? The order is update(grads, state, params). A state from a "
+            "checkpoint must be restored into the structure of init; one without a guard, into "
+            "that of the optimizer inside."
+        )
+
+
 def check_same_tree(caller: str, name: str, tree: Any, reference: Any) -> None:
     """Raises unless `tree` has the structure and the shapes of `reference`, the state's own."""
     got: Any = jax.tree.structure(tree)
     want: Any = jax.tree.structure(reference)
     if got != want:
         raise ValueError(
-            f"{caller}: {name} must have the tree structure that init saw, {want}, got {got}."
+            f"{caller}: {name} must have the tree structure that init saw, {want}, got {got}. "
+            "(What is restored from a checkpoint without a structure has lists for tuples.)"
         )
     for (path, leaf), like in zip(
         jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(reference), strict=True

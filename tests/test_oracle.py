@@ -258,7 +258,7 @@ def our_values(params, state):
     return values
 
 
-@pytest.fixture(params=["float64", "float32"])
+@pytest.fixture(params=["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def dtype(request):
     with jax.enable_x64(request.param == "float64"):
         yield request.param
