@@ -1,5 +1,6 @@
 """The ready-made optimizers, each a chain of parts."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -80,7 +81,8 @@ def forget_path(inner_state: Any) -> Any:
     """Puts path and step of every ALERA state in `inner_state` back to zero, and keeps the rates.
 
     For `page_hinkley(..., restore_inner=False, on_alarm=forget_path)`: a remembered path inflates
-    the rate again at once after a rollback.
+    the rate again at once after a rollback. What the base of an ALERA state remembers of the
+    gradients, Optax's momentum or Adam's moments, starts over too: it would push again.
 
     Args:
       inner_state: the state of any optimizer, nested as it may be.
@@ -95,16 +97,28 @@ def forget_path(inner_state: Any) -> Any:
       >>> int(forget_path(state).step), float(forget_path((state,))[0].path.sum())
       (0, 0.0)
     """
-    kinds = (ScaleByAleraState, ScaleByParameterwiseAleraState)
 
-    def forget(part: Any) -> Any:
-        if not isinstance(part, kinds):
-            return part
+    def forget(part: ScaleByAleraState | ScaleByParameterwiseAleraState) -> Any:
         return part._replace(
-            step=jnp.zeros_like(part.step), path=jax.tree.map(jnp.zeros_like, part.path)
+            step=jnp.zeros_like(part.step),
+            path=jax.tree.map(jnp.zeros_like, part.path),
+            base_state=_replaced(
+                (optax.TraceState, optax.ScaleByAdamState),
+                lambda memory: jax.tree.map(jnp.zeros_like, memory),
+                part.base_state,
+            ),
         )
 
-    return jax.tree.map(forget, inner_state, is_leaf=lambda part: isinstance(part, kinds))
+    return _replaced((ScaleByAleraState, ScaleByParameterwiseAleraState), forget, inner_state)
+
+
+def _replaced(kinds: tuple[type, ...], replace: Callable[[Any], Any], state: Any) -> Any:
+    """The state with every part of one of the `kinds` replaced."""
+
+    def is_one(part: Any) -> bool:
+        return isinstance(part, kinds)
+
+    return jax.tree.map(lambda part: replace(part) if is_one(part) else part, state, is_leaf=is_one)
 
 
 def _guarded(
@@ -249,12 +263,12 @@ def salera(
       threshold: rise that raises an alarm, in units of |first loss|, greater than 0.
       factor: what an alarm multiplies every step by, in (0, 1].
       rollback: whether an alarm restores the parameters.
-      reset_path: whether an alarm forgets path and step of the rate law.
+      reset_path: whether an alarm forgets path, step and momentum; see `forget_path`.
       detector: "robust" or "published", see `page_hinkley`; None is "published" with
         `std="authors"`, "robust" otherwise.
       groups: leaves that share a rate; see `alera`.
       std: "exact" or "authors"; see `alera`.
-      momentum: decay of a momentum in [0, 1), or None; an alarm keeps it.
+      momentum: decay of a momentum in [0, 1), or None; `reset_path` resets it too.
       nesterov: whether the momentum is Nesterov's.
       weight_decay: decoupled weight decay; see `alera`.
       mask: the leaves that decay; see `alera`.

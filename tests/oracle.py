@@ -51,12 +51,19 @@ class Plain:
     def direction(self, grads, params):
         return grads
 
+    def forget(self):
+        """Nothing to forget."""
+
 
 class Momentum:
     """`optax.trace`."""
 
     def __init__(self, decay, nesterov=False):
         self.decay, self.nesterov, self.trace = decay, nesterov, None
+
+    def forget(self):
+        """Start over."""
+        self.trace = None
 
     def direction(self, grads, params):
         old = self.trace or dict.fromkeys(grads, 0.0)
@@ -71,6 +78,10 @@ class Adam:
 
     def __init__(self, b1=0.9, b2=0.999, eps=1e-8):
         self.b1, self.b2, self.eps = b1, b2, eps
+        self.forget()
+
+    def forget(self):
+        """Start over."""
         self.t, self.mu, self.nu = 0, None, None
 
     def direction(self, grads, params):
@@ -89,6 +100,10 @@ class Decayed:
 
     def __init__(self, weight_decay, base=None):
         self.weight_decay, self.base = weight_decay, base or Plain()
+
+    def forget(self):
+        """Make the other base start over."""
+        self.base.forget()
 
     def direction(self, grads, params):
         base = self.base.direction(grads, params)
@@ -111,9 +126,10 @@ class Alera:
         self.forget_path()
 
     def forget_path(self):
-        """Path and step back to zero; the rates stay."""
+        """Path and step back to zero, and the base starts over; the rates stay."""
         self.t = 0
         self.path = dict(self.start)
+        self.base.forget()
 
     def direction(self, grads, params):
         self.t += 1
@@ -143,9 +159,10 @@ class ParameterwiseAlera:
         self.forget_path()
 
     def forget_path(self):
-        """Path and step back to zero; the rates stay."""
+        """Path and step back to zero, and the base starts over; the rates stay."""
         self.t = 0
         self.path = dict(self.start)
+        self.base.forget()
 
     def direction(self, grads, params):
         self.t += 1

@@ -18,7 +18,17 @@ OPTIMIZERS = {
     "momentum": lambda: salera_optax.page_hinkley(optax.sgd(0.05, momentum=0.9)),
     "adam": lambda: salera_optax.page_hinkley(optax.adam(1e-3)),
     "salera": lambda: salera_optax.salera(0.1),
+    "salera with momentum": lambda: salera_optax.salera(0.05, momentum=0.9, nesterov=True),
+    "spalera": lambda: salera_optax.spalera(0.1),
+    "ag_adam": lambda: salera_optax.page_hinkley(
+        salera_optax.ag_adam(1e-3), restore_inner=False, on_alarm=salera_optax.forget_path
+    ),
 }
+# The last three are variations.
+EACH_OPTIMIZER = [
+    pytest.param(name, marks=[pytest.mark.slow] if index > 3 else [])
+    for index, name in enumerate(OPTIMIZERS)
+]
 BARE = {
     "sgd": lambda: optax.sgd(0.1),
     "momentum": lambda: optax.sgd(0.05, momentum=0.9),
@@ -111,7 +121,7 @@ def clean_loss(factory):
 
 
 @pytest.mark.parametrize("apply", ["step", "apply_updates"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", EACH_OPTIMIZER)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_survived(fault, name, apply):
     target, length, size = FAULTS[fault]
@@ -126,7 +136,7 @@ def test_a_fault_is_survived(fault, name, apply):
 
 
 @pytest.mark.parametrize("when", [1, 2, 20, 500])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", EACH_OPTIMIZER)
 def test_an_exploding_gradient_is_survived_whenever_it_comes(when, name):
     params, _, _, loss = run(OPTIMIZERS[name], "step", "gradient", when, 1, 1e6)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
@@ -134,7 +144,7 @@ def test_an_exploding_gradient_is_survived_whenever_it_comes(when, name):
 
 
 # Adam hides it: its first step has the same length whatever the gradient, so the loss stays low.
-@pytest.mark.parametrize("name", ["sgd", "momentum", "salera"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "salera", "salera with momentum", "spalera"])
 def test_the_very_first_gradient_may_explode_and_the_loss_tells(name):
     _, state, alarms, loss = run(OPTIMIZERS[name], "step", "gradient", 0, 1, 1e6)
     assert loss < 3 * clean_loss(OPTIMIZERS[name])
@@ -149,7 +159,7 @@ def test_without_the_guard_the_same_fault_does_harm(name):
     assert not loss < 3 * clean_loss(BARE[name])
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", EACH_OPTIMIZER)
 def test_a_healthy_run_raises_no_alarm(name):
     alarms = run(OPTIMIZERS[name], "step", "loss", STEPS, 0, 1.0)[2]
     assert not alarms.any()

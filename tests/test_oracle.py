@@ -65,13 +65,14 @@ def alera_case(name, oracle_base=None, labels=None, *, is_complex=False, **argum
     return Case(f"alera, {name}", ours, reference, is_complex)
 
 
-def salera_case(name, *, is_complex=False, **arguments):
+def salera_case(name, oracle_base=None, *, is_complex=False, **arguments):
     """The published detector; `std`, `rollback`, `reset_path` and the detector's numbers vary."""
     guard = {"detector": "published", "rollback": True, "reset_path": True} | arguments
     ours = salera_optax.salera(0.05, 0.1, 0.02, **guard)
 
     def reference(params):
-        part = oracle.Alera(params, 0.1, 0.02, std=guard.get("std", "exact"))
+        base = oracle_base and oracle_base()
+        part = oracle.Alera(params, 0.1, 0.02, std=guard.get("std", "exact"), base=base)
         return oracle.PageHinkley(oracle.Descent(part, 0.05), **guard_of(guard))
 
     return Case(f"salera, {name}", ours, reference, is_complex, alarms=True)
@@ -116,6 +117,23 @@ def ag_adam_case(name, oracle_base, labels=None, **arguments):
     return Case(f"ag_adam, {name}", salera_optax.ag_adam(0.02, 0.1, 0.02, **arguments), reference)
 
 
+def ag_adam_guarded():
+    """As `salera`, on Adam's direction: an alarm starts Adam over."""
+    ours = salera_optax.page_hinkley(
+        salera_optax.ag_adam(0.02, 0.1, 0.02),
+        detector="published",
+        restore_inner=False,
+        on_alarm=salera_optax.forget_path,
+    )
+
+    def reference(params):
+        part = oracle.Alera(params, 0.1, 0.02, base=oracle.Adam())
+        descent = oracle.Descent(part, 0.02)
+        return oracle.PageHinkley(descent, restore_inner=False, forget_path=True)
+
+    return Case("page_hinkley, ag_adam", ours, reference, alarms=True)
+
+
 def schedule(step):
     """A learning rate that depends on the step."""
     return 0.1 / (1 + 0.1 * step)
@@ -150,6 +168,13 @@ CASES = [
     ag_adam_case("weight decay", lambda: oracle.Decayed(0.1, oracle.Adam()), weight_decay=0.1),
     salera_case("rollback, path forgotten"),
     salera_case("rollback, path kept", reset_path=False),
+    salera_case(
+        "momentum and weight decay",
+        lambda: oracle.Decayed(0.1, oracle.Momentum(0.9)),
+        momentum=0.9,
+        weight_decay=0.1,
+    ),
+    ag_adam_guarded(),
     salera_case("no rollback, path forgotten", rollback=False),
     salera_case("no rollback, path kept", rollback=False, reset_path=False),
     salera_case("the paper", reset_path=False, std="authors", smoothing=0.02),
