@@ -1,4 +1,4 @@
-"""The data sets, normalized: scikit-learn's digits, and MNIST and CIFAR-10 through TFDS."""
+"""The data sets: digits of scikit-learn, MNIST and CIFAR-10 of TFDS, and the adding problem."""
 
 import hashlib
 import os
@@ -16,8 +16,10 @@ from tqdm import tqdm
 Arrays = dict[str, npt.NDArray[Any]]
 """`train_images`, `train_labels`, `test_images`, `test_labels`; see `Split` for the shapes."""
 
-DATASETS = ("digits", "mnist", "cifar10")
+DATASETS = ("digits", "mnist", "cifar10", "adding")
 _DIGITS_TEST_SIZE = 297  # leaves 1,500 images to train on
+_ADDING_SIZES = (10_000, 1_000)
+_ADDING_LENGTH = 50
 _PER_CHANNEL = (0, 1, 2)
 _READ_AT_ONCE = 1000
 
@@ -27,10 +29,14 @@ class DataError(RuntimeError):
 
 
 class Split(NamedTuple):
-    """One part of a data set: float32 images (n, height, width, channels), int32 labels (n,)."""
+    """One part of a data set: n float32 inputs and their n labels.
 
-    images: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int32]
+    The inputs are images (n, height, width, channels) or sequences (n, length, channels); the
+    labels are classes (int32) or numbers to predict (float32).
+    """
+
+    inputs: npt.NDArray[np.float32]
+    labels: npt.NDArray[Any]
 
 
 class Dataset(NamedTuple):
@@ -41,24 +47,26 @@ class Dataset(NamedTuple):
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
-    """Loads a data set, normalized by the mean and deviation of its training images.
+    """Loads a data set.
 
     Args:
       name: one of `DATASETS`.
       data_dir: a TFDS directory that holds the data set; it is only read. None lets TFDS download.
 
     Returns:
-      The data set: normalized per channel for CIFAR-10, by one mean and deviation for the others.
+      The data set. Images are normalized by the mean and deviation of the training images: per
+      channel for CIFAR-10, one for all pixels for the others.
 
     Raises:
       DataError: if the data set is not in `data_dir`, or cannot be downloaded.
     """
-    if name == "digits":
-        if data_dir is not None:
-            raise DataError("digits come with scikit-learn: leave out --data-dir.")
-        arrays = _digits()
-    else:
-        arrays = _from_tfds(name, data_dir)
+    if data_dir is not None and name in {"digits", "adding"}:
+        source = "digits come with scikit-learn" if name == "digits" else "adding is made here"
+        raise DataError(f"{source}: leave out --data-dir.")
+    if name == "adding":
+        generator = np.random.default_rng(0)
+        return Dataset(*(_adding(generator, size) for size in _ADDING_SIZES))
+    arrays = _digits() if name == "digits" else _from_tfds(name, data_dir)
     train = arrays["train_images"]
     axes = _PER_CHANNEL if name == "cifar10" else None
     mean = train.mean(axes, dtype=np.float64).astype(np.float32)
@@ -72,6 +80,21 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
             for part in ("train", "test")
         )
     )
+
+
+def _adding(generator: np.random.Generator, size: int) -> Split:
+    """Sequences of pairs: a value in [0, 1), and a marker that is 1 once in each half, else 0.
+
+    The label is the sum of the two marked values (Hochreiter and Schmidhuber, 1997, Section 5.4,
+    as later papers pose it).
+    """
+    values = generator.random((size, _ADDING_LENGTH), np.float32)
+    half = _ADDING_LENGTH // 2
+    rows = np.arange(size)[:, None]
+    marked = generator.integers([0, half], [half, _ADDING_LENGTH], (size, 2))
+    markers = np.zeros_like(values)
+    markers[rows, marked] = 1
+    return Split(np.stack([values, markers], axis=-1), values[rows, marked].sum(axis=1))
 
 
 def _digits() -> Arrays:

@@ -1,13 +1,22 @@
-"""The log of a run: JSON lines, the configuration first, then steps and epochs as they happen."""
+"""The log of a run: the configuration first, then steps and epochs as they happen.
+
+All of it as JSON lines, and the numbers as event files for TensorBoard too.
+"""
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from tensorboardX import FileWriter
+from tensorboardX.proto.summary_pb2 import Summary
+
+LOG = "log.jsonl"
+_EVENTS = ".salera_optax"  # the end of the event files' names, to tell them from those of others
+_FLUSH = 5  # seconds until TensorBoard sees a step
 
 
 class Log(NamedTuple):
@@ -22,12 +31,15 @@ class LogWriter:
     """Writes the lines of a log; use it in a `with` statement.
 
     Args:
-      path: the file; what it held before is lost.
+      folder: where the files go; those of an earlier log there are lost.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8")
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for earlier in folder.glob(f"*.tfevents.*{_EVENTS}"):
+            earlier.unlink()
+        self._file = (folder / LOG).open("w", encoding="utf-8")
+        self._events = FileWriter(folder, flush_secs=_FLUSH, filename_suffix=_EVENTS)
 
     def __enter__(self) -> Self:
         return self
@@ -39,22 +51,40 @@ class LogWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._file.close()
+        self._events.close()
 
     def write(self, kind: str, records: Iterable[dict[str, Any]]) -> None:
-        """Adds one line per record, at once on disk; numbers that are not finite become null."""
+        """Adds one line per record, at once on disk; numbers that are not finite become null.
+
+        TensorBoard gets the numbers of the records that have a `step`, not finite or not.
+        """
         for record in records:
+            if "step" in record:
+                # All numbers in one event: `SummaryWriter.add_scalar` makes an event of each, and
+                # takes as long as the training.
+                values = [Summary.Value(tag=t, simple_value=x) for t, x in _scalars(kind, record)]
+                self._events.add_summary(Summary(value=values), record["step"])
             line = json.dumps({"kind": kind, **_plain(record)}, allow_nan=False)
             self._file.write(line + "\n")
         self._file.flush()
 
 
-def read_log(path: Path) -> Log:
+def read_log(folder: Path) -> Log:
     """Reads what `LogWriter` wrote; a number that was not finite is None."""
     lines: dict[str, list[dict[str, Any]]] = {"config": [], "step": [], "epoch": []}
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in (folder / LOG).read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
         lines[line.pop("kind")].append(line)
     return Log(lines["config"][0], lines["step"], lines["epoch"])
+
+
+def _scalars(kind: str, record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """The tags and numbers for TensorBoard, which makes a section of all up to the first slash."""
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _scalars(key, value)
+        elif key not in {"step", "epoch"}:
+            yield f"{kind}/{key}", float(value)
 
 
 def _plain(value: Any) -> Any:

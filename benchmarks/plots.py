@@ -1,4 +1,4 @@
-"""The picture of a run, after the paper's Figure 1: errors, losses, learning rates, alarms."""
+"""The pictures: of one run, after the paper's Figure 1, and of several runs together."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,30 +38,122 @@ def save_picture(log: Log, path: Path) -> None:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.5, 8), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(3, 1, sharex=True)
-        epochs = np.array([line["step"] for line in log.steps]) / log.config["steps_per_epoch"]
+        epochs = _epochs(log)
         _draw_errors(axes[0], log)
         _draw_losses(axes[1], epochs, log)
         _draw_rates(axes[2], epochs, log)
         _mark_alarms(axes, epochs, log)
-        axes[2].set_xlabel("epoch")
-        axes[2].set_xlim(0, log.config["epochs"])
-        axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.suptitle(_title(log), fontsize=12)
-        figure.align_ylabels(axes)
-        figure.savefig(path, dpi=130)
+        _finish(figure, axes, [log], path)
 
 
-def _title(log: Log) -> str:
-    config = log.config
+def save_comparison(logs: Sequence[Log], path: Path) -> None:
+    """Draws several runs over one another, and their alarms in rows below, and writes them as PNG.
+
+    The panel of the losses ends a thousand times above the first ones: explosions leave it.
+    """
+    rows = len(logs)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9.5, 6 + 0.3 * rows), layout="constrained")
+        axes: Sequence[Axes] = figure.subplots(3, 1, sharex=True, height_ratios=(10, 10, 1 + rows))
+        for log, colour in zip(logs, _palette(rows), strict=True):
+            axes[0].plot(*_errors(log), "o-", color=colour, ms=4, label=_outcome(log))
+            losses = _losses(log)
+            axes[1].plot(_epochs(log), losses, color=colour, lw=0.6, alpha=0.25)
+            mean = np.where(_finite(log), _smooth(losses), np.nan)
+            axes[1].plot(_epochs(log), mean, color=colour, lw=1.6)
+        axes[0].set_ylabel("test error (%)")
+        _scale(axes[0], np.concatenate([_errors(log)[1] for log in logs]))
+        axes[1].plot([], [], color="grey", lw=0.6, label="each minibatch")
+        axes[1].plot([], [], color="grey", lw=1.6, label="geometric mean")
+        axes[1].plot([], [], "|", color=_ALARM, ms=10, mew=1.5, label="alarm")
+        axes[1].plot([], [], "x", color="grey", ms=5, label="not finite")
+        axes[1].set_ylabel("minibatch loss")
+        shown = np.concatenate([_losses(log) for log in logs])
+        shown = shown[shown < 1000 * max(log.steps[0]["loss"] or 1 for log in logs)]
+        if shown.size:
+            _scale(axes[1], shown, always_log=True)
+            axes[1].set_ylim(shown.min() / 1.5, shown.max() * 1.5)
+        _draw_events(axes[2], logs)
+        for axis in axes[:2]:
+            axis.legend(**_LEGEND)
+        _finish(figure, axes, logs, path)
+
+
+def _draw_events(axis: Axes, logs: Sequence[Log]) -> None:
+    """A row for every run, with its alarms and the losses that are not finite."""
+    for row, log in enumerate(logs):
+        epochs = _epochs(log)
+        lost, alarms = epochs[~_finite(log)], _alarms(log, epochs)
+        axis.plot(lost, np.full(lost.shape, row), "x", color="grey", ms=5)
+        axis.plot(alarms, np.full(alarms.shape, row), "|", color=_ALARM, ms=10, mew=1.5)
+    counts = [_alarm_count(log) if "alarms" in log.steps[0] else "no guard" for log in logs]
+    names = [log.config["optimizer"] for log in logs]
+    axis.set_yticks(
+        range(len(logs)), [f"{name}: {count}" for name, count in zip(names, counts, strict=True)]
+    )
+    axis.set_ylim(len(logs) - 0.5, -0.5)
+    axis.yaxis.tick_right()
+
+
+def _finish(figure: Figure, axes: Sequence[Axes], logs: Sequence[Log], path: Path) -> None:
+    axes[-1].set_xlabel("epoch")
+    axes[-1].set_xlim(0, logs[0].config["epochs"])
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(_title(logs), fontsize=12)
+    figure.align_ylabels(axes)
+    figure.savefig(path, dpi=130)
+
+
+def _title(logs: Sequence[Log]) -> str:
+    configs = [log.config for log in logs]
+    name = f"{configs[0]['optimizer']} on " if len(configs) == 1 else ""
+    rates = dict.fromkeys(f"{config['hyperparameters']['learning_rate']:g}" for config in configs)
     return (
-        f"{config['optimizer']} on {config['dataset']} ({config['model']}), "
-        f"initial learning rate {config['hyperparameters']['learning_rate']:g}"
+        f"{name}{configs[0]['dataset']} ({configs[0]['model']}), "
+        f"initial learning rate {', '.join(rates)}"
     )
 
 
-def _draw_errors(axis: Axes, log: Log) -> None:
+def _outcome(log: Log) -> str:
+    error = 100 * log.epochs[-1]["test_error"]
+    return f"{log.config['optimizer']}: {error:.2f} %"
+
+
+def _alarm_count(log: Log) -> str:
+    count = sum(line["alarm"] for line in log.steps)
+    return f"{count:,} alarm{'' if count == 1 else 's'}"
+
+
+def _epochs(log: Log) -> Floats:
+    """The time of every step, in epochs."""
+    return _floats([line["step"] / log.config["steps_per_epoch"] for line in log.steps])
+
+
+def _alarms(log: Log, epochs: Floats) -> Floats:
+    """The times of the alarms, in epochs."""
+    alarms: Floats = epochs[np.array([line["alarm"] for line in log.steps], dtype=bool)]
+    return alarms
+
+
+def _errors(log: Log) -> tuple[list[int], Floats]:
+    """The epochs, and the test errors after them in per cent."""
     errors = 100 * _floats([line["test_error"] for line in log.epochs])
-    epochs = [line["epoch"] for line in log.epochs]
+    return [line["epoch"] for line in log.epochs], errors
+
+
+def _finite(log: Log) -> npt.NDArray[np.bool_]:
+    """Whether the loss of each step is finite."""
+    return np.array([line["loss"] is not None for line in log.steps])
+
+
+def _losses(log: Log) -> Floats:
+    """The minibatch losses; NaN where one cannot be drawn on a logarithmic scale."""
+    losses = _floats([line["loss"] for line in log.steps])
+    return np.where(losses > 0, losses, np.nan)
+
+
+def _draw_errors(axis: Axes, log: Log) -> None:
+    epochs, errors = _errors(log)
     label = f"after each epoch\n(last: {errors[-1]:.2f} %)"
     axis.plot(epochs, errors, "o-", color=_COLOURS[0], ms=4, clip_on=False, zorder=3, label=label)
     axis.set_ylabel("test error (%)")
@@ -69,10 +161,8 @@ def _draw_errors(axis: Axes, log: Log) -> None:
 
 
 def _draw_losses(axis: Axes, epochs: Floats, log: Log) -> None:
-    losses = _floats([line["loss"] for line in log.steps])
-    finite = np.isfinite(losses)
-    positive = finite & (losses > 0)
-    shown = np.where(positive, losses, np.nan)
+    finite = _finite(log)
+    shown = _losses(log)
     axis.plot(epochs, shown, color="#7DB8DC", lw=0.8, label="each minibatch")
     axis.plot(epochs, _smooth(shown), color=_COLOURS[0], lw=1.4, label="geometric mean")
     if not finite.all():
@@ -89,7 +179,7 @@ def _draw_losses(axis: Axes, epochs: Floats, log: Log) -> None:
         )
     axis.set_ylabel("minibatch loss")
     axis.legend(**_LEGEND)
-    _scale(axis, losses[positive])
+    _scale(axis, shown[np.isfinite(shown)])
 
 
 def _draw_rates(axis: Axes, epochs: Floats, log: Log) -> None:
@@ -117,13 +207,12 @@ def _draw_rates(axis: Axes, epochs: Floats, log: Log) -> None:
 
 
 def _mark_alarms(axes: Sequence[Axes], epochs: Floats, log: Log) -> None:
-    alarms = epochs[np.array([line["alarm"] for line in log.steps], dtype=bool)]
+    alarms = _alarms(log, epochs)
     for axis in axes:
         for alarm in alarms:
             axis.axvline(alarm, color=_ALARM, lw=_ALARM_WIDTH, zorder=2.5)
     if alarms.size:
-        label = f"{alarms.size:,} alarm{'s' if alarms.size > 1 else ''}"
-        axes[0].plot([], [], color=_ALARM, lw=_ALARM_WIDTH, label=label)
+        axes[0].plot([], [], color=_ALARM, lw=_ALARM_WIDTH, label=_alarm_count(log))
     axes[0].legend(**_LEGEND)
 
 

@@ -18,6 +18,8 @@ from benchmarks.log import LogWriter
 
 _CHUNK = 10  # steps between two looks at the progress
 _FAILED = 0.8  # the paper's bound: a run with a larger test error has failed
+_SHORT = 1000  # so many steps can be too few to learn anything
+_RATE = "learning_rate/"
 
 _init = jax.jit(train.init, static_argnums=(0, 1))
 _train_chunk = jax.jit(train.train_chunk, static_argnums=(0, 1), donate_argnums=2)
@@ -50,7 +52,9 @@ class Result(NamedTuple):
         """Empty when all went well, or what went wrong."""
         if self.nonfinite_since is not None:
             return f"DIVERGED, the loss is not finite since step {self.nonfinite_since}: "
-        return "FAILED TO LEARN: " if self.test_error > _FAILED else ""
+        if self.test_error > _FAILED:
+            return "FAILED TO LEARN: " if self.steps > _SHORT else "NOTHING LEARNED YET: "
+        return ""
 
 
 class Trainer:
@@ -99,16 +103,9 @@ class Trainer:
         """Takes a step for each row of `order`, and returns the last loss."""
         self.carry, stacked = _train_chunk(self.model, self.tx, self.carry, self.train, order)
         records = jax.device_get(stacked)
-        constant = {"all": self.config.hyperparameters["learning_rate"]}
         lines = [
-            {
-                "step": self.result.steps + row + 1,
-                "epoch": epoch,
-                "loss": loss,
-                "alarm": records.alarm[row],
-                "learning_rate": {group: rate[row] for group, rate in records.learning_rate.items()}
-                or constant,
-            }
+            {"step": self.result.steps + row + 1, "epoch": epoch, "loss": loss}
+            | self._arranged({key: column[row] for key, column in records.metrics.items()})
             for row, loss in enumerate(records.loss)
         ]
         self.log.write("step", lines)
@@ -117,10 +114,19 @@ class Trainer:
             since = None if np.isfinite(line["loss"]) else since or line["step"]
         self.result = self.result._replace(
             steps=lines[-1]["step"],
-            alarms=self.result.alarms + int(records.alarm.sum()),
+            alarms=int(lines[-1].get("alarms", 0)),
             nonfinite_since=since,
         )
         return float(records.loss[-1])
+
+    def _arranged(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The metrics of a step as the log has them: the learning rates together, at the end."""
+        rates = {
+            key.removeprefix(_RATE): rate for key, rate in metrics.items() if key.startswith(_RATE)
+        }
+        others = {key: value for key, value in metrics.items() if not key.startswith(_RATE)}
+        constant = self.config.hyperparameters["learning_rate"] * metrics.get("scale", 1)
+        return {"alarm": False, **others, "learning_rate": rates or {"all": constant}}
 
     def _end_epoch(self, epoch: int) -> None:
         """Measures both errors, on all the data; epoch 0 is before the first step."""
@@ -154,7 +160,7 @@ class Trainer:
         device = jax.devices()[0]
         return {
             **self.config._asdict(),
-            "train_images": self.size,
+            "train_examples": self.size,
             "batch_size": self.batch_size,
             "steps_per_epoch": self.steps_per_epoch,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.carry.params)),
@@ -163,13 +169,11 @@ class Trainer:
         }
 
 
-def run(
-    config: Config, tx: optax.GradientTransformation, dataset: Dataset, log_path: Path
-) -> Result:
-    """Trains as `config` says, and writes the log while it goes."""
-    with LogWriter(log_path) as log:
+def run(config: Config, tx: optax.GradientTransformation, dataset: Dataset, folder: Path) -> Result:
+    """Trains as `config` says, and writes the log into the folder while it goes."""
+    with LogWriter(folder) as log:
         return Trainer(config, tx, dataset, log).run()
 
 
 def _on_device(split: Split) -> train.Examples:
-    return train.Examples(jnp.asarray(split.images), jnp.asarray(split.labels))
+    return train.Examples(jnp.asarray(split.inputs), jnp.asarray(split.labels))

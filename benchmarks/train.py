@@ -17,13 +17,13 @@ import salera_optax
 Params = Mapping[str, Any]
 
 _EVALUATION_BATCH = 1000
-_RATE = "learning_rate/"
+_TOLERANCE = 0.08  # as Hochreiter and Schmidhuber's 0.04, whose sums are scaled to [0, 1]
 
 
 class Examples(NamedTuple):
-    """Images (n, height, width, channels) and labels (n,), on the device."""
+    """Inputs (n, ...) and labels (n,), on the device; see `data.Split`."""
 
-    images: jax.Array
+    inputs: jax.Array
     labels: jax.Array
 
 
@@ -35,15 +35,17 @@ class Carry(NamedTuple):
 
 
 class StepRecord(NamedTuple):
-    """What the log keeps of a step; `learning_rate` is empty for optimizers that report none."""
+    """What the log keeps of a step: the loss, and `salera_optax.metrics` of the optimizer state."""
 
     loss: jax.Array
-    alarm: jax.Array
-    learning_rate: dict[str, jax.Array]
+    metrics: dict[str, jax.Array]
 
 
 class Evaluation(NamedTuple):
-    """The share of misclassified images, and the mean loss."""
+    """The share of wrong outputs, and the mean loss.
+
+    Wrong is another class than the label; or a number more than 0.08 away from it.
+    """
 
     error: jax.Array
     loss: jax.Array
@@ -53,14 +55,14 @@ def init(
     model: nn.Module, tx: optax.GradientTransformation, key: jax.Array, examples: Examples
 ) -> Carry:
     """Draws the parameters and sets up the optimizer."""
-    params = model.init(key, examples.images[:1])["params"]
+    params = model.init(key, examples.inputs[:1])["params"]
     return Carry(params, tx.init(params))
 
 
 def epoch_order(key: jax.Array, epoch: int | jax.Array, size: int, batch_size: int) -> jax.Array:
     """The rows of every minibatch of an epoch, (steps, batch_size), newly shuffled.
 
-    The images that do not fill a minibatch sit this epoch out.
+    The examples that do not fill a minibatch sit this epoch out.
     """
     steps = size // batch_size
     rows = jax.random.permutation(jax.random.fold_in(key, epoch), size)
@@ -77,7 +79,7 @@ def train_chunk(
     """Takes one step for each row of `order`.
 
     Args:
-      model: maps images to logits.
+      model: maps inputs to outputs: logits, or one number.
       tx: the optimizer; it is given the minibatch loss.
       carry: parameters and optimizer state.
       examples: the training set.
@@ -88,19 +90,13 @@ def train_chunk(
     """
 
     def minibatch_loss(params: Params, batch: Examples) -> jax.Array:
-        logits = _logits(model, params, batch.images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
+        return _losses(_outputs(model, params, batch.inputs), batch.labels).mean()
 
     def one_step(carry: Carry, rows: jax.Array) -> tuple[Carry, StepRecord]:
-        batch = Examples(examples.images[rows], examples.labels[rows])
+        batch = Examples(examples.inputs[rows], examples.labels[rows])
         loss, grads = jax.value_and_grad(minibatch_loss)(carry.params, batch)
         params, opt_state = salera_optax.step(tx, grads, carry.opt_state, carry.params, value=loss)
-        seen = salera_optax.metrics(opt_state)
-        rates = {
-            name.removeprefix(_RATE): rate for name, rate in seen.items() if name.startswith(_RATE)
-        }
-        alarm = jnp.asarray(seen.get("alarm", False))
-        return Carry(params, opt_state), StepRecord(loss, alarm, rates)
+        return Carry(params, opt_state), StepRecord(loss, salera_optax.metrics(opt_state))
 
     return jax.lax.scan(one_step, carry, order)
 
@@ -109,15 +105,26 @@ def evaluate(model: nn.Module, params: Params, examples: Examples) -> Evaluation
     """Measures the model on all examples, a thousand at a time."""
 
     def one_example(example: Examples) -> Evaluation:
-        logits = _logits(model, params, example.images[None])[0]
-        return Evaluation(
-            error=jnp.argmax(logits) != example.labels,
-            loss=optax.softmax_cross_entropy_with_integer_labels(logits, example.labels),
-        )
+        outputs = _outputs(model, params, example.inputs[None])
+        labels = example.labels[None]
+        return Evaluation(_wrong(outputs, labels)[0], _losses(outputs, labels)[0])
 
     each = jax.lax.map(one_example, examples, batch_size=_EVALUATION_BATCH)
     return Evaluation(each.error.mean(), each.loss.mean())
 
 
-def _logits(model: nn.Module, params: Params, images: jax.Array) -> jax.Array:
-    return jnp.asarray(model.apply({"params": params}, images))
+def _outputs(model: nn.Module, params: Params, inputs: jax.Array) -> jax.Array:
+    return jnp.asarray(model.apply({"params": params}, inputs))
+
+
+def _losses(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Each example's squared error where the labels are numbers, cross-entropy for classes."""
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return optax.squared_error(outputs[:, 0], labels)
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+
+
+def _wrong(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return ~(jnp.abs(outputs[:, 0] - labels) <= _TOLERANCE)  # so that NaN is wrong
+    return jnp.argmax(outputs, axis=-1) != labels

@@ -1,15 +1,17 @@
-"""`python -m benchmarks train`: one training run, its log and its picture."""
+"""`python -m benchmarks train`: training runs, their logs and their pictures."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import optax
 
 from benchmarks import data, models, optimizers, plots
-from benchmarks.log import read_log
+from benchmarks.data import Dataset
+from benchmarks.log import LOG, read_log
 from benchmarks.run import Config, Result, run
 
 
@@ -62,7 +64,13 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--dataset", type=click.Choice(data.DATASETS), default="digits")
+@click.option(
+    "--dataset",
+    type=click.Choice(data.DATASETS),
+    help="digits, mnist, cifar10: images. adding: sequences of pairs of a value and a marker; "
+    "the sum of the two marked values is to be found, to within 0.08.  "
+    "[default: adding for rnn, else digits]",
+)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
@@ -71,10 +79,17 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
 @click.option(
     "--model",
     type=click.Choice(list(models.MODELS)),
-    help="mlp: small; m0, m2: the paper's, without and with two hidden layers.  "
-    "[default: mlp for digits, else m2]",
+    help="mlp: small; m0, m2: the paper's, without and with two hidden layers; rnn: recurrent "
+    "(GRU).  [default: mlp for digits, rnn for adding, else m2]",
 )
-@click.option("--optimizer", type=click.Choice(list(optimizers.OPTIMIZERS)), default="salera")
+@click.option(
+    "--optimizer",
+    "names",
+    type=click.Choice(list(optimizers.OPTIMIZERS)),
+    multiple=True,
+    default=["salera"],
+    help="Several, each with this option, are run one after the other and drawn together.",
+)
 @click.option("--epochs", type=click.IntRange(min=1), default=20)
 @click.option(
     "--minibatch-ratio",
@@ -86,15 +101,16 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for log.jsonl and training.png; an earlier run there is overwritten.  "
+    help="Folder for log.jsonl, training.png and TensorBoard's event file; an earlier run there is "
+    "overwritten. Several optimizers have a folder each inside, beside comparison.png.  "
     "[default: one in runs/ named after the run]",
 )
 @_hyperparameter_options
 def train(
-    dataset: str,
+    dataset: str | None,
     data_dir: Path | None,
     model: str | None,
-    optimizer: str,
+    names: Sequence[str],
     epochs: int,
     minibatch_ratio: float,
     seed: int,
@@ -103,48 +119,77 @@ def train(
 ) -> None:
     """Trains a model, and writes a log and a picture of the run.
 
-    Hyperparameters that are not given have the optimizer's own defaults.
+    Hyperparameters that are not given have the optimizer's own defaults. With several optimizers,
+    those that are given go to all that take them; the seed and the data are the same for all.
     """
-    start = time.perf_counter()
     given = {name: value for name, value in hyperparameters.items() if value is not None}
+    names = list(dict.fromkeys(names))
+    dataset = dataset or models.default_dataset(model)
     try:
-        values = optimizers.hyperparameters(optimizer, given)
-        tx = optimizers.build(optimizer, values)
-        config = Config(
-            dataset=dataset,
-            model=model or models.default_model(dataset),
-            optimizer=optimizer,
-            hyperparameters=values,
-            epochs=epochs,
-            minibatch_ratio=minibatch_ratio,
-            seed=seed,
-        )
-        out = out or Path("runs") / _name(config, given)
-        out.mkdir(parents=True, exist_ok=True)  # before the data are loaded: it may be refused
-        result = run(config, tx, data.load(dataset, data_dir), out / "log.jsonl")
+        configs = [
+            Config(
+                dataset=dataset,
+                model=model or models.default_model(dataset),
+                optimizer=name,
+                hyperparameters=values,
+                epochs=epochs,
+                minibatch_ratio=minibatch_ratio,
+                seed=seed,
+            )
+            for name, values in zip(names, optimizers.hyperparameters(names, given), strict=True)
+        ]
+        txs = [optimizers.build(config.optimizer, config.hyperparameters) for config in configs]
+        out = out or Path("runs") / _name(configs, given)
+        folders = [out / name for name in names] if len(names) > 1 else [out]
+        for folder in folders:  # before the data are loaded: it may be refused
+            folder.mkdir(parents=True, exist_ok=True)
+        examples = data.load(dataset, data_dir)
+        for config, tx, folder in zip(configs, txs, folders, strict=True):
+            _train_one(config, tx, examples, folder)
     except (ValueError, OSError, data.DataError) as error:
         raise click.ClickException(str(error)) from error
-    plots.save_picture(read_log(out / "log.jsonl"), out / "training.png")
-    click.echo(_summary(config, result, time.perf_counter() - start, out))
+    if len(folders) > 1:
+        picture = out / "comparison.png"
+        plots.save_comparison([read_log(folder) for folder in folders], picture)
+        click.echo(f"Together: {picture}")
 
 
-def _name(config: Config, given: dict[str, Any]) -> str:
-    """A folder for every configuration."""
-    rate = config.hyperparameters["learning_rate"]
-    chosen = "".join(f"-{key}{v}" for key, v in sorted(given.items()) if key != "learning_rate")
-    return (
-        f"{config.dataset}-{config.model}-{config.optimizer}-{rate:g}{chosen}"
-        f"-ratio{config.minibatch_ratio:g}-epochs{config.epochs}-seed{config.seed}"
+def _train_one(
+    config: Config, tx: optax.GradientTransformation, examples: Dataset, folder: Path
+) -> None:
+    """Runs one configuration, draws it, and tells how it went."""
+    start = time.perf_counter()
+    try:
+        result = run(config, tx, examples, folder)
+    except KeyboardInterrupt:
+        click.echo(f"{config.optimizer} interrupted. Its log so far: {folder / LOG}", err=True)
+        raise
+    picture = folder / "training.png"
+    plots.save_picture(read_log(folder), picture)
+    click.echo(
+        f"{_summary(config, result, time.perf_counter() - start)} "
+        f"Log: {folder / LOG}  Picture: {picture}"
     )
 
 
-def _summary(config: Config, result: Result, seconds: float, out: Path) -> str:
+def _name(configs: Sequence[Config], given: dict[str, Any]) -> str:
+    """A folder for every configuration, or for every set of them that differ in the optimizer."""
+    first = configs[0]
+    names = "+".join(config.optimizer for config in configs)
+    rates = dict.fromkeys(f"{config.hyperparameters['learning_rate']:g}" for config in configs)
+    chosen = "".join(f"-{key}{v}" for key, v in sorted(given.items()) if key != "learning_rate")
+    return (
+        f"{first.dataset}-{first.model}-{names}-{'+'.join(rates)}{chosen}"
+        f"-ratio{first.minibatch_ratio:g}-epochs{first.epochs}-seed{first.seed}"
+    )
+
+
+def _summary(config: Config, result: Result, seconds: float) -> str:
     """The line at the end, for people."""
     return (
         f"{config.optimizer} on {config.dataset}: {result.verdict}"
         f"test error {100 * result.test_error:.2f} % after {_count(config.epochs, 'epoch')} "
-        f"({_count(result.steps, 'step')}, {_count(result.alarms, 'alarm')}) in {seconds:.1f} s. "
-        f"Log: {out / 'log.jsonl'}  Picture: {out / 'training.png'}"
+        f"({_count(result.steps, 'step')}, {_count(result.alarms, 'alarm')}) in {seconds:.1f} s."
     )
 
 

@@ -3,20 +3,24 @@
 import inspect
 import json
 import math
+import struct
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import platformdirs
 import pytest
 from click.testing import CliRunner, Result
+from tensorboardX.proto.event_pb2 import Event
 
 import salera_optax
 from benchmarks import data, models, optimizers, plots, train
 from benchmarks.__main__ import main
 from benchmarks.log import Log, read_log
+from benchmarks.run import Trainer
 
 PREPARED = Path(__file__).parent.parent.parent / "shared" / "data" / "tfds"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -39,6 +43,20 @@ def strict_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
+def events(folder: Path) -> dict[int, dict[str, float]]:
+    """What the one event file of a folder holds: for every step its tags and values."""
+    (path,) = folder.glob("*tfevents*")
+    content = path.read_bytes()
+    scalars: dict[int, dict[str, float]] = {}
+    while content:  # a record: its length (8 bytes), a checksum (4), itself, a checksum (4)
+        end = 12 + struct.unpack("<Q", content[:8])[0]
+        event = Event.FromString(content[12:end])
+        found = {value.tag: value.simple_value for value in event.summary.value}
+        scalars[event.step] = scalars.get(event.step, {}) | found
+        content = content[end + 4 :]
+    return scalars
+
+
 SHORT = ("--epochs", 3, "--minibatch-ratio", 0.05)
 
 
@@ -56,7 +74,7 @@ def test_a_run_learns_and_leaves_a_log_a_picture_and_a_line_for_people(
 ):
     out, result = finished
 
-    log = read_log(out / "log.jsonl")
+    log = read_log(out)
     assert [line["step"] for line in log.steps] == list(range(1, 61))
     assert [line["epoch"] for line in log.epochs] == [0, 1, 2, 3]
     assert log.epochs[0]["test_error"] > 0.5
@@ -81,12 +99,32 @@ def test_the_log_starts_with_all_that_defines_the_run(finished: tuple[Path, Resu
     assert {line["kind"] for line in others} == {"step", "epoch"}
 
 
-def test_every_step_logs_loss_alarm_and_the_rate_of_every_group(finished: tuple[Path, Result]):
-    for line in read_log(finished[0] / "log.jsonl").steps:
+def test_every_step_logs_the_loss_and_all_that_the_optimizer_reports(
+    finished: tuple[Path, Result],
+):
+    guard = {"alarm", "alarms", "nonfinite", "statistic", "threshold", "scale"}
+    for line in read_log(finished[0]).steps:
+        assert set(line) == guard | {"step", "epoch", "loss", "learning_rate"}
         assert math.isfinite(line["loss"])
         assert line["alarm"] in {True, False}
         assert set(line["learning_rate"]) == {"Dense_0", "Dense_1", "Dense_2"}
         assert all(rate > 0 for rate in line["learning_rate"].values())
+
+
+def test_tensorboard_gets_the_numbers_of_the_log(finished: tuple[Path, Result]):
+    log = read_log(finished[0])
+    scalars = events(finished[0])
+
+    assert set(scalars) == set(range(61))
+    for line in log.steps:
+        shown = scalars[line["step"]]
+        for group, rate in line.pop("learning_rate").items():
+            assert shown[f"learning_rate/{group}"] == pytest.approx(rate, rel=1e-6)
+        for key in set(line) - {"step", "epoch"}:
+            assert shown[f"step/{key}"] == pytest.approx(float(line[key]), rel=1e-6)
+    for line in log.epochs:
+        for key in ("train_error", "test_error", "train_loss", "test_loss"):
+            assert scalars[line["step"]][f"epoch/{key}"] == pytest.approx(line[key], rel=1e-6)
 
 
 def test_the_same_seed_gives_the_same_log_and_another_seed_another(tmp_path: Path):
@@ -99,10 +137,23 @@ def test_the_same_seed_gives_the_same_log_and_another_seed_another(tmp_path: Pat
     assert logs[0][1:] != logs[2][1:]
 
 
+def test_a_run_replaces_the_event_file_of_the_run_before_it_but_nobody_elses(tmp_path: Path):
+    earlier = tmp_path / "events.out.tfevents.1.host.salera_optax"
+    others = tmp_path / "events.out.tfevents.1.host"
+    for path in (earlier, others):
+        path.touch()
+
+    run(*SHORT, "--model", "m0", "--optimizer", "sgd", "--out", tmp_path)
+
+    assert not earlier.exists()
+    others.unlink()
+    assert set(events(tmp_path)) == set(range(61))
+
+
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_every_optimizer_learns_at_its_default_learning_rate(name: str):
     model = models.MODELS["m0"]("digits")
-    values = optimizers.hyperparameters(name, {})
+    (values,) = optimizers.hyperparameters([name], {})
     tx = optimizers.build(name, values)
     examples = digits_on_device()
     carry = train.init(model, tx, jax.random.key(0), examples)
@@ -111,8 +162,9 @@ def test_every_optimizer_learns_at_its_default_learning_rate(name: str):
     _, records = jax.jit(partial(train.train_chunk, model, tx))(carry, examples, order)
 
     assert records.loss[-20:].mean() < 0.7 * records.loss[0]
-    for rate in records.learning_rate.values():
-        assert rate[0] == pytest.approx(values["learning_rate"], rel=0.05)
+    for key, rate in records.metrics.items():
+        if key.startswith("learning_rate/"):
+            assert rate[0] == pytest.approx(values["learning_rate"], rel=0.05)
 
 
 def test_a_diverging_run_says_so_and_its_log_is_still_json(tmp_path: Path):
@@ -122,14 +174,72 @@ def test_a_diverging_run_says_so_and_its_log_is_still_json(tmp_path: Path):
     losses = [line["loss"] for line in strict_lines(tmp_path / "log.jsonl") if "alarm" in line]
     assert losses[0] is not None
     assert losses[-1] is None
+    assert not math.isfinite(events(tmp_path)[60]["step/loss"])
     assert (tmp_path / "training.png").read_bytes().startswith(PNG)
 
 
 def test_a_run_that_stays_at_chance_says_that_it_failed(tmp_path: Path):
-    nothing = ("--model", "m0", "--optimizer", "sgd", "--learning-rate", 0)
-    result = run(*SHORT, *nothing, "--out", tmp_path)
+    nothing = ("--model", "m0", "--optimizer", "sgd", "--learning-rate", 0, "--out", tmp_path)
 
-    assert "FAILED TO LEARN" in result.output
+    assert ": NOTHING LEARNED YET: test error" in run(*SHORT, *nothing).output
+    long = run("--epochs", 1, "--minibatch-ratio", 1 / 1500, *nothing)
+    assert ": FAILED TO LEARN: test error" in long.output
+
+
+def test_an_interrupted_run_says_where_its_log_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def press_ctrl_c(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_progress", press_ctrl_c)
+    result = run(*SHORT, "--model", "m0", "--out", tmp_path)
+
+    assert result.exit_code == 1
+    assert f"salera interrupted. Its log so far: {tmp_path / 'log.jsonl'}" in result.output
+    assert [line["step"] for line in read_log(tmp_path).steps] == list(range(1, 11))
+    assert set(events(tmp_path)) == set(range(11))
+
+
+def test_side_by_side_sgd_loses_the_recurrent_network_that_the_guard_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(data, "_ADDING_LENGTH", 4)
+    monkeypatch.setattr(data, "_ADDING_SIZES", (500, 100))
+    names = ("--optimizer", "sgd", "--optimizer", "guarded-sgd", "--optimizer", "sgd")
+    values = ("--learning-rate", 0.3, "--smoothing", 0.2)
+    result = run(*SHORT, "--model", "rnn", *names, *values, "--out", tmp_path)
+
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "sgd on adding",
+        "guarded-sgd on adding",
+        "Together",
+    ]
+    sgd, guarded = (read_log(tmp_path / name) for name in ("sgd", "guarded-sgd"))
+    assert sgd.epochs[0] == guarded.epochs[0]
+    assert sgd.epochs[-1]["test_loss"] is None
+    assert sgd.epochs[-1]["test_error"] == 1
+    assert guarded.epochs[-1]["test_loss"] < 0.1  # the best constant, 1, has a loss of 1 / 6
+    assert guarded.epochs[-1]["test_error"] < 0.8
+    assert "smoothing" not in sgd.config["hyperparameters"]
+    assert guarded.config["hyperparameters"]["smoothing"] == 0.2
+    last = guarded.steps[-1]
+    assert last["scale"] < 1
+    assert last["learning_rate"]["all"] == pytest.approx(0.3 * last["scale"])
+    assert (tmp_path / "comparison.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("name", ["sgd", "nag", "adagrad", "adam"])
+def test_a_guarded_optimizer_takes_its_own_options_and_those_of_the_guard(name: str):
+    (plain,) = optimizers.hyperparameters([name], {})
+    (guarded,) = optimizers.hyperparameters([f"guarded-{name}"], {"threshold": 0.7})
+    guard = inspect.signature(salera_optax.page_hinkley).parameters
+
+    assert set(guarded) - set(plain) == set(guard) - {"inner"}
+    assert plain.items() <= guarded.items()
+    assert guarded["threshold"] == 0.7
+    with pytest.raises(ValueError, match="threshold must be"):
+        optimizers.build(f"guarded-{name}", guarded | {"threshold": 0})
 
 
 @pytest.mark.parametrize(
@@ -153,7 +263,16 @@ def test_an_option_that_the_optimizer_does_not_take_names_those_that_do():
     result = run("--optimizer", "adam", "--smoothing", 0.1)
 
     assert result.exit_code == 1
-    assert result.output == "Error: adam takes no --smoothing; salera, spalera do.\n"
+    guarded = "guarded-sgd, guarded-nag, guarded-adagrad, guarded-adam"
+    assert result.output == f"Error: adam takes no --smoothing; salera, spalera, {guarded} do.\n"
+
+
+def test_an_option_that_none_of_several_optimizers_takes_is_refused():
+    result = run("--optimizer", "adam", "--optimizer", "sgd", "--alpha", 0.1)
+
+    assert result.exit_code == 1
+    takers = "salera, alera, spalera, ag_adam"
+    assert result.output == f"Error: adam and sgd take no --alpha; {takers} do.\n"
 
 
 def test_a_number_that_the_library_refuses_gives_its_message_on_one_line():
@@ -191,19 +310,78 @@ def test_a_data_directory_without_the_data_set_says_what_to_do(tmp_path: Path, f
     assert list(tmp_path.iterdir()) == []
 
 
-def test_digits_refuse_a_data_directory(tmp_path: Path):
-    assert "digits come with scikit-learn" in run("--data-dir", tmp_path).output
+@pytest.mark.parametrize(
+    ("dataset", "source"), [("digits", "come with scikit-learn"), ("adding", "is made here")]
+)
+def test_data_that_are_not_of_tfds_refuse_a_data_directory(
+    tmp_path: Path, dataset: str, source: str
+):
+    result = run("--dataset", dataset, "--data-dir", tmp_path, "--out", tmp_path)
+
+    assert result.output == f"Error: {dataset} {source}: leave out --data-dir.\n"
 
 
 def test_digits_are_normalized_and_have_every_class_in_both_parts():
     digits = data.load("digits")
 
-    assert digits.train.images.shape == (1500, 8, 8, 1)
-    assert digits.test.images.shape == (297, 8, 8, 1)
-    assert digits.train.images.mean() == pytest.approx(0, abs=1e-4)
-    assert digits.train.images.std() == pytest.approx(1, abs=1e-4)
+    assert digits.train.inputs.shape == (1500, 8, 8, 1)
+    assert digits.test.inputs.shape == (297, 8, 8, 1)
+    assert digits.train.inputs.mean() == pytest.approx(0, abs=1e-4)
+    assert digits.train.inputs.std() == pytest.approx(1, abs=1e-4)
     for part in digits:
         assert np.bincount(part.labels).min() >= 0.09 * part.labels.size
+
+
+def test_the_adding_problem_asks_for_the_sum_of_the_marked_values():
+    adding = data.load("adding")
+
+    assert adding.train.inputs.shape == (10_000, 50, 2)
+    assert adding.test.inputs.shape == (1_000, 50, 2)
+    for inputs, labels in adding:
+        values, markers = inputs[..., 0], inputs[..., 1]
+        assert (markers[:, :25].sum(axis=1) == 1).all()
+        assert (markers[:, 25:].sum(axis=1) == 1).all()
+        np.testing.assert_allclose((values * markers).sum(axis=1), labels, rtol=1e-6)
+        assert values.min() >= 0
+        assert values.max() < 1
+        assert values.mean() == pytest.approx(0.5, abs=0.01)
+    np.testing.assert_array_equal(adding.train.inputs, data.load("adding").train.inputs)
+    assert not np.isin(adding.test.labels, adding.train.labels).all()
+
+
+@pytest.mark.parametrize("dataset", ["digits", "adding"])
+@pytest.mark.parametrize("model", models.MODELS)
+def test_every_model_takes_images_and_sequences(model: str, dataset: str):
+    network = models.MODELS[model](dataset)
+    examples = train.Examples(*(jax.numpy.asarray(part[:20]) for part in data.load(dataset).test))
+    carry = train.init(
+        network, optimizers.OPTIMIZERS["sgd"].factory(0), jax.random.key(0), examples
+    )
+
+    evaluation = train.evaluate(network, carry.params, examples)
+
+    assert 0 < evaluation.error <= 1
+    assert 0 < evaluation.loss < 5
+
+
+def test_recurrent_network_and_adding_problem_are_the_default_for_each_other():
+    assert models.default_dataset("rnn") == "adding"
+    assert models.default_model("adding") == "rnn"
+    assert models.default_model(models.default_dataset(None)) == "mlp"
+
+
+def test_a_number_is_wrong_when_it_is_not_within_the_tolerance_of_the_label():
+    class Echo(nn.Module):
+        def __call__(self, inputs: jax.Array) -> jax.Array:
+            return inputs
+
+    outputs = np.array([[1.0], [1.07], [0.91], [np.nan]], np.float32)
+    examples = train.Examples(jax.numpy.asarray(outputs), jax.numpy.ones(4))
+
+    assert train.evaluate(Echo(), {}, examples).error == 0.5
+    assert train.evaluate(
+        Echo(), {}, train.Examples(examples.inputs[:3], examples.labels[:3])
+    ).loss == pytest.approx((0.07**2 + 0.09**2) / 3, rel=1e-5)
 
 
 @pytest.mark.skipif(not PREPARED.is_dir(), reason="no prepared TFDS directory beside the clone")
@@ -221,8 +399,8 @@ def test_mnist_trains_from_a_prepared_directory_and_is_decoded_only_once(
     )
 
     assert result.exit_code == 0, result.output
-    assert read_log(tmp_path / "log.jsonl").epochs[-1]["test_error"] < 0.15
-    assert first.train.images.shape == (60_000, 28, 28, 1)
+    assert read_log(tmp_path).epochs[-1]["test_error"] < 0.15
+    assert first.train.inputs.shape == (60_000, 28, 28, 1)
     assert first.test.labels.shape == (10_000,)
     assert sorted(PREPARED.rglob("*")) == before
     assert [path.suffix for path in (tmp_path / "salera_optax").iterdir()] == [".npz"]
@@ -239,7 +417,7 @@ def test_an_epoch_takes_every_image_once_and_each_epoch_in_its_own_order():
 
 def test_a_vectorised_run_over_seeds_gives_what_each_seed_gives_alone():
     model = models.MODELS["m0"]("digits")
-    tx = optimizers.build("alera", optimizers.hyperparameters("alera", {}))
+    tx = optimizers.build("alera", *optimizers.hyperparameters(["alera"], {}))
     examples = digits_on_device()
 
     @jax.jit
@@ -274,5 +452,7 @@ def test_the_picture_copes_with_many_groups_alarms_and_losses_that_are_not_finit
     )
 
     plots.save_picture(log, tmp_path / "picture.png")
+    plots.save_comparison([log] * 8, tmp_path / "comparison.png")
 
-    assert (tmp_path / "picture.png").read_bytes().startswith(PNG)
+    for name in ("picture.png", "comparison.png"):
+        assert (tmp_path / name).read_bytes().startswith(PNG)
