@@ -2,6 +2,8 @@
 
 import click
 
+from benchmarks.grid_command import grid
+from benchmarks.report import report
 from benchmarks.train_command import train
 
 
@@ -11,6 +13,8 @@ def main() -> None:
 
 
 main.add_command(train)
+main.add_command(grid)
+main.add_command(report)
 
 if __name__ == "__main__":
     main(prog_name="python -m benchmarks")

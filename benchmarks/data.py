@@ -55,7 +55,8 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 
     Returns:
       The data set. Images are normalized by the mean and deviation of the training images: per
-      channel for CIFAR-10, one for all pixels for the others.
+      channel for CIFAR-10, one for all pixels for the others. MNIST's are padded to 32 x 32 first,
+      as in the paper's code.
 
     Raises:
       DataError: if the data set is not in `data_dir`, or cannot be downloaded.
@@ -67,6 +68,9 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
         generator = np.random.default_rng(0)
         return Dataset(*(_adding(generator, size) for size in _ADDING_SIZES))
     arrays = _digits() if name == "digits" else _from_tfds(name, data_dir)
+    if name == "mnist":
+        border = ((0, 0), (2, 2), (2, 2), (0, 0))
+        arrays |= {f"{p}_images": np.pad(arrays[f"{p}_images"], border) for p in ("train", "test")}
     train = arrays["train_images"]
     axes = _PER_CHANNEL if name == "cifar10" else None
     mean = train.mean(axes, dtype=np.float64).astype(np.float32)

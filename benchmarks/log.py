@@ -64,7 +64,7 @@ class LogWriter:
                 # takes as long as the training.
                 values = [Summary.Value(tag=t, simple_value=x) for t, x in _scalars(kind, record)]
                 self._events.add_summary(Summary(value=values), record["step"])
-            line = json.dumps({"kind": kind, **_plain(record)}, allow_nan=False)
+            line = json.dumps({"kind": kind, **plain(record)}, allow_nan=False)
             self._file.write(line + "\n")
         self._file.flush()
 
@@ -87,10 +87,12 @@ def _scalars(kind: str, record: dict[str, Any]) -> Iterator[tuple[str, float]]:
             yield f"{kind}/{key}", float(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turns NumPy scalars into JSON's numbers, with no more digits than their type has."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
     if isinstance(value, np.ndarray):  # of no dimensions
         value = value[()]
     if isinstance(value, np.generic):

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import optax
+from optax import contrib
 
 import salera_optax
 
@@ -14,14 +15,51 @@ class Recipe(NamedTuple):
     """How an optimizer is made.
 
     Attributes:
-      factory: makes it from its hyperparameters.
+      factory: makes it from its hyperparameters; among them may be `total_steps`, of the run, and
+        `minibatch_ratio`, the size of a minibatch over that of the training set.
       learning_rate: what it starts from when the user gives none.
       guarded: whether `page_hinkley` goes around it.
+      averaged: makes of its state and the parameters those to evaluate, None for the parameters.
     """
 
     factory: Callable[..., optax.GradientTransformation]
     learning_rate: float
     guarded: bool = False
+    averaged: Callable[[Any, Any], Any] | None = None
+
+
+def _published_salera(
+    learning_rate: float, alpha: float = 0.01, gain: float = 3e-6, *, minibatch_ratio: float
+) -> optax.GradientTransformation:
+    """SALERA as its authors' code runs it: an alarm skips the step and halves, no more."""
+    return salera_optax.salera(
+        learning_rate,
+        alpha,
+        gain,
+        std="authors",
+        smoothing=minibatch_ratio,
+        rollback=False,
+        reset_path=False,
+        groups=salera_optax.by_module,
+    )
+
+
+def _cosine_nag(
+    learning_rate: float, momentum: float = 0.9, *, total_steps: int
+) -> optax.GradientTransformation:
+    """The rate falls to zero, along a cosine, at the end of the run."""
+    schedule = optax.cosine_decay_schedule(learning_rate, total_steps)
+    return optax.sgd(schedule, momentum, nesterov=True)
+
+
+def _cosine_adam(
+    learning_rate: float, b1: float = 0.9, b2: float = 0.999, *, total_steps: int
+) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, total_steps), b1, b2)
+
+
+def _mechanic(learning_rate: float) -> optax.GradientTransformation:
+    return contrib.mechanize(optax.adam(learning_rate))
 
 
 _OPTAX = {
@@ -36,8 +74,23 @@ OPTIMIZERS: dict[str, Recipe] = {
     "alera": Recipe(salera_optax.alera, 0.01),
     "spalera": Recipe(salera_optax.spalera, 0.1),
     "ag_adam": Recipe(salera_optax.ag_adam, 0.001),
+    "published-salera": Recipe(_published_salera, 0.01),
     **_OPTAX,
     **{f"guarded-{name}": recipe._replace(guarded=True) for name, recipe in _OPTAX.items()},
+    "cosine-nag": Recipe(_cosine_nag, 0.01),
+    "cosine-adam": Recipe(_cosine_adam, 0.001),
+    # The rates that their authors recommend.
+    "prodigy": Recipe(contrib.prodigy, 1.0),
+    "dog": Recipe(contrib.dog, 1.0),
+    "dowg": Recipe(contrib.dowg, 1.0),
+    "mechanic": Recipe(_mechanic, 1.0),
+    "schedule-free-sgd": Recipe(
+        contrib.schedule_free_sgd, 1.0, averaged=contrib.schedule_free_eval_params
+    ),
+    "schedule-free-adamw": Recipe(
+        contrib.schedule_free_adamw, 0.0025, averaged=contrib.schedule_free_eval_params
+    ),
+    "momo": Recipe(contrib.momo, 1.0),
 }
 
 GROUPS = {"leaf": None, "module": salera_optax.by_module, "all": "all"}
@@ -73,24 +126,47 @@ def hyperparameters(names: Sequence[str], given: Mapping[str, Any]) -> list[dict
     ]
 
 
-def build(name: str, values: Mapping[str, Any]) -> optax.GradientTransformation:
-    """Makes an optimizer from what `hyperparameters` gives for it."""
+def build(
+    name: str, values: Mapping[str, Any], *, total_steps: int, minibatch_ratio: float
+) -> optax.GradientTransformation:
+    """Makes an optimizer.
+
+    Args:
+      name: one of `OPTIMIZERS`.
+      values: its hyperparameters, as `hyperparameters` gives them; those left out have the
+        defaults of the factory.
+      total_steps: length of the run, for those with a schedule.
+      minibatch_ratio: size of a minibatch over that of the training set, for those that use it.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError, TypeError: if it refuses a value.
+    """
     recipe = OPTIMIZERS[name]
     arguments = dict(values)
     if arguments.get("groups") is not None:
         arguments["groups"] = GROUPS[arguments["groups"]]
+    guard = {option: arguments.pop(option) for option in _GUARD if option in arguments}
     if not recipe.guarded:
-        return recipe.factory(**arguments)
-    guard = {option: arguments.pop(option) for option in _GUARD}
-    return salera_optax.page_hinkley(recipe.factory(**arguments), **guard)
+        arguments, guard = arguments | guard, {}
+    run = {"total_steps": total_steps, "minibatch_ratio": minibatch_ratio}
+    taken = inspect.signature(recipe.factory).parameters
+    tx = recipe.factory(**arguments, **{key: run[key] for key in _OF_THE_RUN if key in taken})
+    return salera_optax.page_hinkley(tx, **guard) if recipe.guarded else tx
 
 
 def _options(factory: Callable[..., Any]) -> dict[str, Any]:
     """The arguments of a factory but for its first, the learning rate or what is guarded."""
-    _, *others = inspect.signature(factory).parameters.values()
-    return {argument.name: argument.default for argument in others}
+    return {
+        argument.name: argument.default
+        for argument in list(inspect.signature(factory).parameters.values())[1:]
+        if argument.kind is not argument.VAR_KEYWORD and argument.name not in _OF_THE_RUN
+    }
 
 
+_OF_THE_RUN = ("total_steps", "minibatch_ratio")
 _GUARD = _options(salera_optax.page_hinkley)
 
 

@@ -16,11 +16,11 @@ from benchmarks.log import Log
 Floats = npt.NDArray[np.float64]
 
 # Okabe and Ito's colours, told apart by the colour-blind; vermillion is kept for alarms.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 _ALARM = "#D55E00"
 _ALARM_WIDTH = 0.9
 _LEGEND: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "agg.path.chunksize": 10_000,  # without it, a line of 100,000 points can be too much for Agg
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -35,7 +35,7 @@ _STYLE: dict[Any, Any] = {
 
 def save_picture(log: Log, path: Path) -> None:
     """Draws a run as three panels over the epochs, and writes them as PNG."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 8), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(3, 1, sharex=True)
         epochs = _epochs(log)
@@ -52,7 +52,7 @@ def save_comparison(logs: Sequence[Log], path: Path) -> None:
     The panel of the losses ends a thousand times above the first ones: explosions leave it.
     """
     rows = len(logs)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 6 + 0.3 * rows), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(3, 1, sharex=True, height_ratios=(10, 10, 1 + rows))
         for log, colour in zip(logs, _palette(rows), strict=True):
@@ -155,7 +155,7 @@ def _losses(log: Log) -> Floats:
 def _draw_errors(axis: Axes, log: Log) -> None:
     epochs, errors = _errors(log)
     label = f"after each epoch\n(last: {errors[-1]:.2f} %)"
-    axis.plot(epochs, errors, "o-", color=_COLOURS[0], ms=4, clip_on=False, zorder=3, label=label)
+    axis.plot(epochs, errors, "o-", color=COLOURS[0], ms=4, clip_on=False, zorder=3, label=label)
     axis.set_ylabel("test error (%)")
     _scale(axis, errors)
 
@@ -164,7 +164,7 @@ def _draw_losses(axis: Axes, epochs: Floats, log: Log) -> None:
     finite = _finite(log)
     shown = _losses(log)
     axis.plot(epochs, shown, color="#7DB8DC", lw=0.8, label="each minibatch")
-    axis.plot(epochs, _smooth(shown), color=_COLOURS[0], lw=1.4, label="geometric mean")
+    axis.plot(epochs, _smooth(shown), color=COLOURS[0], lw=1.4, label="geometric mean")
     if not finite.all():
         lost = epochs[~finite]
         axis.plot(
@@ -222,8 +222,8 @@ def _module(group: str) -> str:
 
 
 def _palette(count: int) -> Sequence[Any]:
-    if count <= len(_COLOURS):
-        return _COLOURS[:count]
+    if count <= len(COLOURS):
+        return COLOURS[:count]
     return list(mpl.colormaps["viridis"](np.linspace(0, 0.9, count)))
 
 

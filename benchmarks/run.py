@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from tqdm import tqdm
 
 import salera_optax
-from benchmarks import models, train
+from benchmarks import models, optimizers, train
 from benchmarks.data import Dataset, Split
 from benchmarks.log import LogWriter
 
@@ -58,34 +57,41 @@ class Result(NamedTuple):
 
 
 class Trainer:
-    """A run in progress.
+    """A run, ready to start.
 
     Args:
       config: what to run.
-      tx: the optimizer that the configuration names.
       dataset: the data that the configuration names.
-      log: where every step and epoch goes.
+
+    Raises:
+      ValueError, TypeError: if the optimizer refuses one of its hyperparameters.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        tx: optax.GradientTransformation,
-        dataset: Dataset,
-        log: LogWriter,
-    ) -> None:
-        self.config, self.tx, self.log = config, tx, log
+    log: LogWriter
+
+    def __init__(self, config: Config, dataset: Dataset) -> None:
+        self.config = config
         self.model = models.MODELS[config.model](config.dataset)
         self.train, self.test = (_on_device(split) for split in dataset)
         self.size = dataset.train.labels.size
-        self.batch_size = max(1, round(config.minibatch_ratio * self.size))
+        self.batch_size = train.batch_size(self.size, config.minibatch_ratio)
         self.steps_per_epoch = self.size // self.batch_size
+        self.tx = optimizers.build(
+            config.optimizer,
+            config.hyperparameters,
+            total_steps=config.epochs * self.steps_per_epoch,
+            minibatch_ratio=config.minibatch_ratio,
+        )
         init_key, self.order_key = jax.random.split(jax.random.key(config.seed))
-        self.carry = _init(self.model, tx, init_key, self.train)
+        self.carry = _init(self.model, self.tx, init_key, self.train)
         self.result = Result(math.nan, steps=0, alarms=0, nonfinite_since=None)
 
-    def run(self) -> Result:
-        """Trains for all epochs, under a progress bar."""
+    def run(self, folder: Path) -> Result:
+        """Trains for all epochs, under a progress bar, and writes the log into the folder."""
+        with LogWriter(folder) as self.log:
+            return self._run()
+
+    def _run(self) -> Result:
         self.log.write("config", [self._description()])
         self._end_epoch(0)
         total = self.config.epochs * self.steps_per_epoch
@@ -130,8 +136,10 @@ class Trainer:
 
     def _end_epoch(self, epoch: int) -> None:
         """Measures both errors, on all the data; epoch 0 is before the first step."""
-        on_train = jax.device_get(_evaluate(self.model, self.carry.params, self.train))
-        on_test = jax.device_get(_evaluate(self.model, self.carry.params, self.test))
+        averaged = optimizers.OPTIMIZERS[self.config.optimizer].averaged
+        variables = train.variables(self.carry, averaged)
+        on_train = jax.device_get(_evaluate(self.model, variables, self.train))
+        on_test = jax.device_get(_evaluate(self.model, variables, self.test))
         since = self.result.nonfinite_since
         if not np.isfinite(on_train.loss):
             since = since or self.result.steps
@@ -167,12 +175,6 @@ class Trainer:
             "versions": {**packages, "salera_optax": salera_optax.__version__},
             "device": device.device_kind,
         }
-
-
-def run(config: Config, tx: optax.GradientTransformation, dataset: Dataset, folder: Path) -> Result:
-    """Trains as `config` says, and writes the log into the folder while it goes."""
-    with LogWriter(folder) as log:
-        return Trainer(config, tx, dataset, log).run()
 
 
 def _on_device(split: Split) -> train.Examples:

@@ -4,7 +4,7 @@ The model and the optimizer come first and are static under `jax.jit`; all other
 arrays, so that `jax.vmap` can run over seeds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import salera_optax
+from salera_optax.flax import TrainState
 
 Params = Mapping[str, Any]
 
@@ -28,10 +29,12 @@ class Examples(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What one step hands to the next."""
+    """What one step hands to the next, the arrays of a `salera_optax.flax.TrainState`."""
 
     params: Params
     opt_state: optax.OptState
+    batch_stats: Params
+    snapshot: Any
 
 
 class StepRecord(NamedTuple):
@@ -55,8 +58,30 @@ def init(
     model: nn.Module, tx: optax.GradientTransformation, key: jax.Array, examples: Examples
 ) -> Carry:
     """Draws the parameters and sets up the optimizer."""
-    params = model.init(key, examples.inputs[:1])["params"]
-    return Carry(params, tx.init(params))
+    variables = model.init(key, examples.inputs[:1])
+    return _carried(
+        TrainState.create(
+            apply_fn=model.apply,
+            params=variables["params"],
+            tx=tx,
+            batch_stats=variables.get("batch_stats", {}),
+        )
+    )
+
+
+def variables(carry: Carry, averaged: Callable[[Any, Params], Params] | None) -> Params:
+    """What to evaluate: `averaged` makes it of the optimizer state and the parameters."""
+    params = carry.params if averaged is None else averaged(carry.opt_state, carry.params)
+    return {"params": params, "batch_stats": carry.batch_stats}
+
+
+def _carried(state: TrainState) -> Carry:
+    return Carry(*(getattr(state, name) for name in Carry._fields))
+
+
+def batch_size(size: int, ratio: float) -> int:
+    """The number of examples in a minibatch, `ratio` of the training set."""
+    return max(1, round(ratio * size))
 
 
 def epoch_order(key: jax.Array, epoch: int | jax.Array, size: int, batch_size: int) -> jax.Array:
@@ -81,40 +106,44 @@ def train_chunk(
     Args:
       model: maps inputs to outputs: logits, or one number.
       tx: the optimizer; it is given the minibatch loss.
-      carry: parameters and optimizer state.
+      carry: parameters, optimizer state and batch statistics.
       examples: the training set.
       order: the rows of `examples` in each minibatch, (steps, batch_size).
 
     Returns:
-      The new parameters and optimizer state, and the records of the steps, stacked.
+      What the next step needs, and the records of the steps, stacked.
     """
-
-    def minibatch_loss(params: Params, batch: Examples) -> jax.Array:
-        return _losses(_outputs(model, params, batch.inputs), batch.labels).mean()
 
     def one_step(carry: Carry, rows: jax.Array) -> tuple[Carry, StepRecord]:
         batch = Examples(examples.inputs[rows], examples.labels[rows])
-        loss, grads = jax.value_and_grad(minibatch_loss)(carry.params, batch)
-        params, opt_state = salera_optax.step(tx, grads, carry.opt_state, carry.params, value=loss)
-        return Carry(params, opt_state), StepRecord(loss, salera_optax.metrics(opt_state))
+        state = TrainState(step=0, apply_fn=model.apply, tx=tx, **carry._asdict())
+
+        def minibatch_loss(params: Params) -> tuple[jax.Array, Any]:
+            outputs, changed = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch.inputs,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return _losses(outputs, batch.labels).mean(), changed.get("batch_stats", {})
+
+        (loss, batch_stats), grads = jax.value_and_grad(minibatch_loss, has_aux=True)(state.params)
+        state = state.apply_gradients(grads=grads, value=loss, batch_stats=batch_stats)
+        return _carried(state), StepRecord(loss, salera_optax.metrics(state.opt_state))
 
     return jax.lax.scan(one_step, carry, order)
 
 
-def evaluate(model: nn.Module, params: Params, examples: Examples) -> Evaluation:
-    """Measures the model on all examples, a thousand at a time."""
+def evaluate(model: nn.Module, variables: Params, examples: Examples) -> Evaluation:
+    """Measures the model with these `params` and `batch_stats` on all examples."""
 
     def one_example(example: Examples) -> Evaluation:
-        outputs = _outputs(model, params, example.inputs[None])
+        outputs = jnp.asarray(model.apply(variables, example.inputs[None]))
         labels = example.labels[None]
         return Evaluation(_wrong(outputs, labels)[0], _losses(outputs, labels)[0])
 
     each = jax.lax.map(one_example, examples, batch_size=_EVALUATION_BATCH)
     return Evaluation(each.error.mean(), each.loss.mean())
-
-
-def _outputs(model: nn.Module, params: Params, inputs: jax.Array) -> jax.Array:
-    return jnp.asarray(model.apply({"params": params}, inputs))
 
 
 def _losses(outputs: jax.Array, labels: jax.Array) -> jax.Array:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import optax
 
 from benchmarks import data, models, optimizers, plots
-from benchmarks.data import Dataset
 from benchmarks.log import LOG, read_log
-from benchmarks.run import Config, Result, run
+from benchmarks.run import Config, Result, Trainer
 
 
 class _Finite(click.FloatRange):
@@ -79,8 +77,9 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
 @click.option(
     "--model",
     type=click.Choice(list(models.MODELS)),
-    help="mlp: small; m0, m2: the paper's, without and with two hidden layers; rnn: recurrent "
-    "(GRU).  [default: mlp for digits, rnn for adding, else m2]",
+    help="mlp: small; m0, m2, m4: the paper's, of no and of two hidden layers, and convolutional "
+    "(mnist, cifar10); m2b, m4b: with batch normalization; rnn: recurrent (GRU).  "
+    "[default: mlp for digits, rnn for adding, else m2]",
 )
 @click.option(
     "--optimizer",
@@ -138,14 +137,14 @@ def train(
             )
             for name, values in zip(names, optimizers.hyperparameters(names, given), strict=True)
         ]
-        txs = [optimizers.build(config.optimizer, config.hyperparameters) for config in configs]
         out = out or Path("runs") / _name(configs, given)
         folders = [out / name for name in names] if len(names) > 1 else [out]
         for folder in folders:  # before the data are loaded: it may be refused
             folder.mkdir(parents=True, exist_ok=True)
         examples = data.load(dataset, data_dir)
-        for config, tx, folder in zip(configs, txs, folders, strict=True):
-            _train_one(config, tx, examples, folder)
+        trainers = [Trainer(config, examples) for config in configs]
+        for trainer, folder in zip(trainers, folders, strict=True):
+            _train_one(trainer, folder)
     except (ValueError, OSError, data.DataError) as error:
         raise click.ClickException(str(error)) from error
     if len(folders) > 1:
@@ -154,13 +153,11 @@ def train(
         click.echo(f"Together: {picture}")
 
 
-def _train_one(
-    config: Config, tx: optax.GradientTransformation, examples: Dataset, folder: Path
-) -> None:
-    """Runs one configuration, draws it, and tells how it went."""
-    start = time.perf_counter()
+def _train_one(trainer: Trainer, folder: Path) -> None:
+    """Does one run, draws it, and tells how it went."""
+    config, start = trainer.config, time.perf_counter()
     try:
-        result = run(config, tx, examples, folder)
+        result = trainer.run(folder)
     except KeyboardInterrupt:
         click.echo(f"{config.optimizer} interrupted. Its log so far: {folder / LOG}", err=True)
         raise

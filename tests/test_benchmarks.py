@@ -154,10 +154,11 @@ def test_a_run_replaces_the_event_file_of_the_run_before_it_but_nobody_elses(tmp
 def test_every_optimizer_learns_at_its_default_learning_rate(name: str):
     model = models.MODELS["m0"]("digits")
     (values,) = optimizers.hyperparameters([name], {})
-    tx = optimizers.build(name, values)
+    tx = optimizers.build(name, values, total_steps=400, minibatch_ratio=0.01)
     examples = digits_on_device()
     carry = train.init(model, tx, jax.random.key(0), examples)
-    order = train.epoch_order(jax.random.key(0), 1, examples.labels.size, 15)
+    epochs = [train.epoch_order(jax.random.key(0), e, examples.labels.size, 15) for e in range(4)]
+    order = jax.numpy.concatenate(epochs)
 
     _, records = jax.jit(partial(train.train_chunk, model, tx))(carry, examples, order)
 
@@ -239,7 +240,9 @@ def test_a_guarded_optimizer_takes_its_own_options_and_those_of_the_guard(name: 
     assert plain.items() <= guarded.items()
     assert guarded["threshold"] == 0.7
     with pytest.raises(ValueError, match="threshold must be"):
-        optimizers.build(f"guarded-{name}", guarded | {"threshold": 0})
+        optimizers.build(
+            f"guarded-{name}", guarded | {"threshold": 0}, total_steps=1, minibatch_ratio=0.01
+        )
 
 
 @pytest.mark.parametrize(
@@ -271,7 +274,7 @@ def test_an_option_that_none_of_several_optimizers_takes_is_refused():
     result = run("--optimizer", "adam", "--optimizer", "sgd", "--alpha", 0.1)
 
     assert result.exit_code == 1
-    takers = "salera, alera, spalera, ag_adam"
+    takers = "salera, alera, spalera, ag_adam, published-salera"
     assert result.output == f"Error: adam and sgd take no --alpha; {takers} do.\n"
 
 
@@ -350,7 +353,7 @@ def test_the_adding_problem_asks_for_the_sum_of_the_marked_values():
 
 
 @pytest.mark.parametrize("dataset", ["digits", "adding"])
-@pytest.mark.parametrize("model", models.MODELS)
+@pytest.mark.parametrize("model", [name for name in models.MODELS if "m4" not in name])
 def test_every_model_takes_images_and_sequences(model: str, dataset: str):
     network = models.MODELS[model](dataset)
     examples = train.Examples(*(jax.numpy.asarray(part[:20]) for part in data.load(dataset).test))
@@ -358,7 +361,7 @@ def test_every_model_takes_images_and_sequences(model: str, dataset: str):
         network, optimizers.OPTIMIZERS["sgd"].factory(0), jax.random.key(0), examples
     )
 
-    evaluation = train.evaluate(network, carry.params, examples)
+    evaluation = train.evaluate(network, train.variables(carry, None), examples)
 
     assert 0 < evaluation.error <= 1
     assert 0 < evaluation.loss < 5
@@ -372,7 +375,7 @@ def test_recurrent_network_and_adding_problem_are_the_default_for_each_other():
 
 def test_a_number_is_wrong_when_it_is_not_within_the_tolerance_of_the_label():
     class Echo(nn.Module):
-        def __call__(self, inputs: jax.Array) -> jax.Array:
+        def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
             return inputs
 
     outputs = np.array([[1.0], [1.07], [0.91], [np.nan]], np.float32)
@@ -400,7 +403,7 @@ def test_mnist_trains_from_a_prepared_directory_and_is_decoded_only_once(
 
     assert result.exit_code == 0, result.output
     assert read_log(tmp_path).epochs[-1]["test_error"] < 0.15
-    assert first.train.inputs.shape == (60_000, 28, 28, 1)
+    assert first.train.inputs.shape == (60_000, 32, 32, 1)
     assert first.test.labels.shape == (10_000,)
     assert sorted(PREPARED.rglob("*")) == before
     assert [path.suffix for path in (tmp_path / "salera_optax").iterdir()] == [".npz"]
@@ -417,7 +420,7 @@ def test_an_epoch_takes_every_image_once_and_each_epoch_in_its_own_order():
 
 def test_a_vectorised_run_over_seeds_gives_what_each_seed_gives_alone():
     model = models.MODELS["m0"]("digits")
-    tx = optimizers.build("alera", *optimizers.hyperparameters(["alera"], {}))
+    tx = optimizers.build("alera", {"learning_rate": 0.1}, total_steps=1, minibatch_ratio=0.01)
     examples = digits_on_device()
 
     @jax.jit

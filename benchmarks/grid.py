@@ -1,0 +1,250 @@
+"""Many runs at once: seeds and hyperparameters side by side in one program, on all devices.
+
+Each run that ends is one line of JSON; what has its line already is not run again.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+from benchmarks import models, optimizers, train
+from benchmarks.data import Dataset
+from benchmarks.log import plain
+
+_AT_ONCE = 8  # on a CPU, which more do not make faster; all are lost when the program is killed
+_AT_ONCE_ON_ACCELERATOR = 64  # on each
+_MEMORY_USED = 0.8  # of what the device has
+
+
+class Run(NamedTuple):
+    """What defines a run of the grid.
+
+    Attributes:
+      dataset: one of `data.DATASETS`.
+      model: one of `models.MODELS`.
+      minibatch_ratio: size of a minibatch over that of the training set.
+      epochs: passes over the training set; a schedule ends with the last.
+      optimizer: one of `optimizers.OPTIMIZERS`.
+      hyperparameters: name and value of those that are chosen, in alphabetical order.
+      seed: of the initial parameters and of the order of the examples.
+    """
+
+    dataset: str
+    model: str
+    minibatch_ratio: float
+    epochs: int
+    optimizer: str
+    hyperparameters: tuple[tuple[str, Any], ...]
+    seed: int
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The hyperparameters that may differ between the runs of one program."""
+        return {name: v for name, v in self.hyperparameters if isinstance(v, float)}
+
+    @property
+    def program(self) -> str:
+        """What the runs of one program have in common, as text to sort by."""
+        fixed = [(name, name in self.numbers or value) for name, value in self.hyperparameters]
+        return repr((*self[:5], fixed))
+
+
+class Epoch(NamedTuple):
+    """What is kept of an epoch of a run.
+
+    Attributes:
+      test_error: share of the test set that is wrong after it.
+      train_loss: mean loss of its minibatches.
+      alarms: of the guard in it.
+    """
+
+    test_error: jax.Array
+    train_loss: jax.Array
+    alarms: jax.Array
+
+
+class Results:
+    """The runs that have ended, in a folder, one file per data set and model.
+
+    Args:
+      folder: need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __iter__(self) -> Iterator[tuple[Run, dict[str, Any]]]:
+        """Every run with what `add` was given for it last; a line cut short is left out."""
+        found = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:  # killed while it was written
+                    continue
+                record["hyperparameters"] = tuple(record["hyperparameters"].items())
+                found[Run(*(record.pop(name) for name in Run._fields))] = record
+        return iter(found.items())
+
+    def add(self, run: Run, result: dict[str, Any]) -> None:
+        """Adds one line, at once on disk; numbers that are not finite become null."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = run._asdict() | {"hyperparameters": dict(run.hyperparameters)} | result
+        line = json.dumps(plain(record), allow_nan=False) + "\n"
+        with (self.folder / f"{run.dataset}-{run.model}.jsonl").open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read() == b"\n" else "\n" + line  # behind a line cut short
+            file.write(line.encode())
+
+
+def run_grid(runs: Iterable[Run], dataset: Dataset, results: Results) -> int:
+    """Does all of `runs` that have no result yet, under a progress bar.
+
+    Args:
+      runs: of one data set.
+      dataset: that data set.
+      results: where the results go, each as soon as it is known.
+
+    Returns:
+      How many had none.
+    """
+    done = {run for run, _ in results}
+    left = sorted(set(runs) - done, key=lambda run: (run.program, run.hyperparameters, run.seed))
+    mesh = jax.make_mesh((jax.device_count(),), ("runs",), (AxisType.Auto,))
+    examples = [
+        train.Examples(*jax.device_put(tuple(split), NamedSharding(mesh, P()))) for split in dataset
+    ]
+    with tqdm(total=sum(run.epochs for run in left), unit=" epochs", disable=None) as bar:
+        for _, same in groupby(left, key=lambda run: run.program):
+            waiting = list(same)
+            while waiting:
+                together = _Together(waiting, examples, mesh)
+                now, waiting = waiting[: together.size], waiting[together.size :]
+                bar.set_postfix_str(f"{now[0].model} {now[0].optimizer}, {len(now)} at once")
+                for run, result in zip(now, together.finish(bar), strict=True):
+                    results.add(run, result)
+    return len(left)
+
+
+class _Together:
+    """The first of `runs`, which share a program: as many as the devices hold side by side."""
+
+    def __init__(self, runs: Sequence[Run], examples: Sequence[train.Examples], mesh: Mesh) -> None:
+        self.examples, self.epochs = examples, runs[0].epochs
+        device, devices = mesh.devices.flat[0], mesh.devices.size
+        most = _AT_ONCE if device.platform == "cpu" else _AT_ONCE_ON_ACCELERATOR * devices
+        self.size = min(len(runs), most)
+        split = NamedSharding(mesh, P("runs"))
+        start, epoch = _functions(runs[0], examples[0].labels.size)
+        while True:
+            # Every device has the same number of them; a few may be run twice to make it so.
+            filled = -(-self.size // devices) * devices
+            members = [runs[index % self.size] for index in range(filled)]
+            seeds = np.array([run.seed for run in members], np.uint32)
+            numbers = {
+                name: np.array([run.numbers[name] for run in members], np.float32)
+                for name in members[0].numbers
+            }
+            self.members = jax.device_put((seeds, numbers), split)
+            self.start = jax.jit(start, out_shardings=split)
+            carry = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split),
+                jax.eval_shape(start, *self.members, examples[0]),
+            )
+            self.epoch = (
+                jax.jit(epoch, donate_argnums=0, out_shardings=split)
+                .lower(carry, *self.members, 1, *examples)
+                .compile()
+            )
+            if self.size <= devices or _fits(self.epoch, device):
+                return
+            self.size //= 2
+
+    def finish(self, bar: Any) -> list[dict[str, Any]]:
+        """Runs them to the end."""
+        begin = time.perf_counter()
+        carry = self.start(*self.members, self.examples[0])
+        records = []
+        for index in range(1, self.epochs + 1):
+            carry, record = self.epoch(carry, *self.members, index, *self.examples)
+            records.append(jax.device_get(record))
+            bar.update(self.size)
+        epochs = jax.tree.map(lambda *rows: np.stack(rows, axis=1), *records)
+        how = {
+            "seconds": round((time.perf_counter() - begin) / self.size, 2),
+            "device": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            "precision": "float32",
+            "versions": {name: version(name) for name in ("jax", "optax", "salera_optax")},
+        }
+        return [
+            {name: list(rows[member]) for name, rows in epochs._asdict().items()} | how
+            for member in range(self.size)
+        ]
+
+
+def _functions(run: Run, size: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """How runs like this one start, and how they go through an epoch; over members at once."""
+    model = models.MODELS[run.model](run.dataset)
+    batch_size = train.batch_size(size, run.minibatch_ratio)
+    fixed = {name: value for name, value in run.hyperparameters if name not in run.numbers}
+    averaged = optimizers.OPTIMIZERS[run.optimizer].averaged
+
+    def optimizer(numbers: dict[str, jax.Array]) -> Any:
+        return optimizers.build(
+            run.optimizer,
+            fixed | numbers,
+            total_steps=run.epochs * (size // batch_size),
+            minibatch_ratio=run.minibatch_ratio,
+        )
+
+    def start(
+        seed: jax.Array, numbers: dict[str, jax.Array], examples: train.Examples
+    ) -> train.Carry:
+        key, _ = jax.random.split(jax.random.key(seed))
+        return train.init(model, optimizer(numbers), key, examples)
+
+    def epoch(
+        carry: train.Carry,
+        seed: jax.Array,
+        numbers: dict[str, jax.Array],
+        index: int,
+        examples: train.Examples,
+        test: train.Examples,
+    ) -> tuple[train.Carry, Epoch]:
+        _, key = jax.random.split(jax.random.key(seed))
+        order = train.epoch_order(key, index, size, batch_size)
+        carry, records = train.train_chunk(model, optimizer(numbers), carry, examples, order)
+        measured = train.evaluate(model, train.variables(carry, averaged), test)
+        alarms = jnp.asarray(records.metrics.get("alarm", jnp.zeros((), bool))).sum()
+        return carry, Epoch(measured.error, records.loss.mean(), alarms)
+
+    return (
+        jax.vmap(start, in_axes=(0, 0, None)),
+        jax.vmap(epoch, in_axes=(0, 0, 0, None, None, None)),
+    )
+
+
+def _fits(program: Any, device: Any) -> bool:
+    """Whether the device, or the machine where it is a CPU, has the memory for the program."""
+    sizes = program.memory_analysis()
+    needed = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+    statistics = device.memory_stats()
+    if statistics is None:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        available = statistics["bytes_limit"]
+    return bool(needed < _MEMORY_USED * available)

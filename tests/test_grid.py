@@ -1,0 +1,169 @@
+"""The grid of experiments: the same runs as one by one, each once, and the report on them."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import data, grid, run
+from benchmarks.__main__ import main
+from benchmarks.grid import Results, Run, run_grid
+from benchmarks.grid_command import space
+from benchmarks.log import read_log
+from benchmarks.report import table, write_report
+
+
+def a_run(optimizer="sgd", seed=0, model="m0", **hyperparameters):
+    chosen = tuple(sorted(({"learning_rate": 0.1} | hyperparameters).items()))
+    return Run("digits", model, 0.05, 2, optimizer, chosen, seed)
+
+
+def outcomes(folder: Path):
+    return dict(Results(folder))
+
+
+def command(*arguments: object):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["salera", "schedule-free-sgd", "cosine-adam"])
+def test_a_run_of_the_grid_is_that_of_the_training_command(tmp_path: Path, name: str):
+    runs = [a_run(name, seed, learning_rate=rate) for seed in (0, 1) for rate in (0.03, 0.1)]
+    dataset = data.load("digits")
+    run_grid(runs, dataset, Results(tmp_path / "grid"))
+
+    for one in runs:
+        config = run.Config("digits", "m0", name, dict(one.hyperparameters), 2, 0.05, one.seed)
+        run.Trainer(config, dataset).run(tmp_path / "one")
+        epochs = read_log(tmp_path / "one").epochs[1:]
+        result = outcomes(tmp_path / "grid")[one]
+        expected = [line["test_error"] for line in epochs]
+        # One image of 297 may fall on the other side by rounding.
+        np.testing.assert_allclose(result["test_error"], expected, atol=1.01 / 297)
+        assert result["train_loss"][1] < result["train_loss"][0]
+
+
+@pytest.mark.slow
+def test_a_model_with_batch_normalization_and_alarms_runs_in_the_grid(tmp_path: Path):
+    runs = [a_run("salera", model="m2b", learning_rate=rate) for rate in (0.1, 1e6)]
+    run_grid(runs, data.load("digits"), Results(tmp_path))
+
+    healthy, exploding = (outcomes(tmp_path)[one] for one in runs)
+    assert sum(healthy["alarms"]) == 0
+    assert sum(exploding["alarms"]) > 0
+    assert healthy["test_error"][-1] < 0.2
+    assert exploding["train_loss"][-1] is not None
+
+
+def test_what_has_a_result_is_not_run_again_and_what_was_cut_short_is(tmp_path: Path):
+    runs = [a_run(learning_rate=rate) for rate in (0.1, 0.2, 0.3)]
+    dataset, results = data.load("digits"), Results(tmp_path)
+    assert run_grid(runs[:2], dataset, results) == 2
+    assert run_grid(runs, dataset, results) == 1
+    assert run_grid(runs, dataset, results) == 0
+
+    path = tmp_path / "digits-m0.jsonl"
+    text = path.read_text()
+    path.write_text(text[:-30])  # killed in the middle of a line
+    before = outcomes(tmp_path)
+    assert len(before) == 2
+    assert run_grid(runs, dataset, results) == 1
+    after = outcomes(tmp_path)
+    assert set(after) == set(runs)
+    assert all(after[one] == result for one, result in before.items())
+
+
+@pytest.mark.slow
+def test_runs_that_do_not_fit_into_the_memory_are_run_in_smaller_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sizes = []
+
+    def fits(program: object, device: object) -> bool:
+        (carry, *_), _ = program.args_info
+        sizes.append(jax.tree.leaves(carry)[0].shape[0])
+        return sizes[-1] <= 2
+
+    monkeypatch.setattr(grid, "_fits", fits)
+    runs = [a_run(seed=seed) for seed in range(5)]
+    run_grid(runs, data.load("digits"), Results(tmp_path))
+    assert set(outcomes(tmp_path)) == set(runs)
+    assert sizes == [5, 2, 3, 2]  # 3 became 1, which is not asked about
+
+
+def test_a_run_that_diverges_has_a_result_like_any_other(tmp_path: Path):
+    run_grid([a_run(model="m2", learning_rate=1e30)], data.load("digits"), Results(tmp_path))
+
+    (line,) = (tmp_path / "digits-m2.jsonl").read_text().splitlines()
+    assert json.loads(line)["train_loss"] == [None, None]
+    assert table(Results(tmp_path))["failed"].all()
+
+
+def test_the_slices_are_those_of_the_paper():
+    def size(slice_name, *names):
+        where = {"minibatch_ratio": 0.01, "epochs": 20, "seeds": 1}
+        return len(set(space(slice_name, "mnist", "m2", names=names, **where)))
+
+    assert size("paper", "salera") == 4 * 4 * 6
+    assert size("paper", "nag") == 4 * 6
+    assert size("paper", "adam") == 9 * 6
+    assert size("robust", "salera") == size("robust", "adam") == 6
+    assert size("defaults", "prodigy") == 13
+
+
+@pytest.mark.slow
+def test_the_command_runs_a_slice_and_reports_on_it(tmp_path: Path):
+    chosen = ("--optimizer", "salera", "--optimizer", "adam", "--learning-rate", 0.1)
+    where = ("--dataset", "digits", "--model", "m0", "--epochs", 2, "--out", tmp_path / "runs")
+    for slice_name, new in (("defaults", 2), ("robust", 1), ("defaults", 0)):
+        result = command("grid", "--slice", slice_name, *chosen, *where)
+        assert result.exit_code == 0, result.output
+        assert f"{new} of 2 runs were new." in result.output
+
+    result = command("report", "--runs", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "README.md").read_text()
+    frame = table(Results(tmp_path / "runs"))
+    for error in frame[frame["setting"] == ""]["error"]:
+        assert f"{error:.2f}" in text
+    assert "## digits, m0, minibatch 1 %, epochs: 2" in text
+    assert (tmp_path / "robustness-digits-m0-0.01-2.png").stat().st_size > 10_000
+
+
+def test_the_report_counts_failures_and_finds_the_robust_setting(tmp_path: Path):
+    # Of two settings, the first is best at one rate, the second at all others.
+    results = Results(tmp_path / "runs")
+    errors = {0.1: {0.01: 0.02, 0.1: 0.5, 1.0: 0.9}, 0.2: {0.01: 0.05, 0.1: 0.06, 1.0: 0.07}}
+    how = {"alarms": [1, 2], "devices": 1, "device": "cpu", "precision": "float32"}
+    for alpha, by_rate in errors.items():
+        for rate, error in by_rate.items():
+            results.add(
+                a_run("alera", alpha=alpha, learning_rate=rate),
+                {"test_error": [1.0, error], "train_loss": [1.0, 1.0], **how},
+            )
+    frame = table(results)
+    assert frame["failed"].sum() == 1
+    write_report(frame, tmp_path)
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (tmp_path / "README.md").read_text().splitlines()
+        if line.startswith("| alera")
+    ]
+    best, robust, failed, _ = rows
+    assert best[1:4] == ["alpha 0.1", "0.01", "2.00"]
+    assert robust == ["alera", "alpha 0.2", "5.00", "6.00", "7.00"]
+    assert failed[1:] == ["6", "1", "16.67", "18.30"]
+
+
+def test_refusals(tmp_path: Path):
+    result = command("grid", "--slice", "paper", "--optimizer", "dog", "--out", tmp_path)
+    assert "Error: the slice paper has no dog; it has alera," in result.output
+    result = command("report", "--runs", tmp_path)
+    assert f"Error: there are no results in {tmp_path}" in result.output
+    result = command("grid", "--dataset", "digits", "--model", "m4", "--out", tmp_path)
+    assert "Error: m4 and m4b take images of 32 x 32" in result.output
+    assert not list(tmp_path.iterdir())
