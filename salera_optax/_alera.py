@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from salera_optax._random_walk import STDS, Std, agreement, check_alpha
 from salera_optax._validation import (
+    check_axis_name,
     check_choice,
     check_number,
     check_params,
@@ -92,14 +93,36 @@ def squared_norms(tree: Any, axis_name: AxisName = None, like: Any = None) -> li
         norm * shards(leaf, axis_name) / devices
         for norm, leaf in zip(norms, jax.tree.leaves(like), strict=True)
     ]
-    return list(jax.lax.psum(jnp.stack(parts), axis_name))
+    return list(summed(jnp.stack(parts), axis_name))
+
+
+def as_names(axis_name: AxisName) -> tuple[str, ...]:
+    """The names, none for None."""
+    if axis_name is None:
+        return ()
+    return axis_name if isinstance(axis_name, tuple) else (axis_name,)
+
+
+def varying(x: Any) -> frozenset[str]:
+    """The axes of `shard_map` over which `x` differs between the devices, by its type."""
+    return frozenset(jax.typeof(x).manual_axis_type.varying)
 
 
 def shards(leaf: ArrayLike, axis_name: AxisName) -> int:
-    """In how many parts the devices of `axis_name` hold `leaf`, by its type inside `shard_map`."""
-    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    varying = jax.typeof(leaf).manual_axis_type.varying
-    return math.prod(jax.lax.axis_size(name) for name in names if name in varying)
+    """In how many parts the devices of `axis_name` hold `leaf`."""
+    return math.prod(
+        jax.lax.axis_size(name) for name in as_names(axis_name) if name in varying(leaf)
+    )
+
+
+def summed(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """The sum of `x` over the devices of `axis_name`, if there is one."""
+    if axis_name is None:
+        return x
+    missing = tuple(name for name in as_names(axis_name) if name not in varying(x))
+    if 0 < len(missing) < len(as_names(axis_name)):  # psum takes all or none
+        x = jax.lax.pcast(x, missing, to="varying")
+    return jnp.asarray(jax.lax.psum(x, axis_name))
 
 
 def squared_modulus(x: ArrayLike) -> jax.Array:
@@ -169,8 +192,9 @@ def _members(groups: Groups, tree: Any) -> dict[str, list[int]]:
     return dict(sorted(members.items()))
 
 
-def check_rate_law(alpha: Any, gain: Any, std: Any, base: Any, eps: Any) -> None:
+def check_rate_law(alpha: Any, gain: Any, std: Any, base: Any, eps: Any, axis_name: Any) -> None:
     """Checks the arguments that the two ALERA transformations share."""
+    check_axis_name(axis_name)
     check_alpha(alpha)
     check_number("gain", gain, lambda g: 0 <= g < math.inf, "finite and at least 0")
     check_number("eps", eps, lambda e: 0 <= e < math.inf, "finite and at least 0")
@@ -226,7 +250,7 @@ def scale_by_alera(
       >>> bool(state[0].log_rate[""] > 0)  # five gradients in one direction: the rate went up
       True
     """
-    check_rate_law(alpha, gain, std, base, eps)
+    check_rate_law(alpha, gain, std, base, eps, axis_name)
     inner = optax.with_extra_args_support(optax.identity() if base is None else base)
 
     def init_fn(params: Any) -> ScaleByAleraState:

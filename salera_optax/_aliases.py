@@ -189,9 +189,9 @@ def alera(
       eps: a group whose gradient norm is at most this only lets its path decay.
       axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices: norms
         and dimensions are those of the whole leaf. Leaves that `shard_map` knows to vary over an
-        axis count as sharded over it, all others as replicated (under `pmap` and
-        `check_vma=False` everything); gradients must be reduced already, as for any optimizer.
-        Not for `jit`, which needs no name.
+        axis count as sharded over it, all others as replicated. Under `pmap` and
+        `check_vma=False` all count as replicated: do not shard them there. Gradients must be
+        reduced already, as for any optimizer. `jit` needs no name.
 
     Returns:
       An optimizer. Its state holds one copy of the parameters, float32 or wider, and a scalar per

@@ -8,17 +8,18 @@ import optax
 from jax.typing import ArrayLike
 
 from salera_optax._page_hinkley import PageHinkleyState
+from salera_optax._validation import check_state, check_value
 
 
 class MultiStepsState(NamedTuple):
     """State of `MultiSteps`.
 
     Attributes:
-      value: mean loss of the minibatches accumulated so far, a float32 or wider scalar.
+      mean_value: mean loss of the minibatches accumulated so far, a float32 or wider scalar.
       multi_steps: the state of `optax.MultiSteps`.
     """
 
-    value: jax.Array
+    mean_value: jax.Array
     multi_steps: optax.MultiStepsState
 
 
@@ -32,7 +33,8 @@ class MultiSteps(optax.MultiSteps):
     Optax's, it forgets a non-finite gradient after the step that has seen it, and a guard's
     `alarm` is only true on the step that raised it.
 
-    The guard belongs inside: around the accumulation it would roll back to before the last
+    Inside `shard_map` or `pmap`, give it the loss averaged over the devices. The guard belongs
+    inside: around the accumulation it would roll back to before the last
     minibatch, which has the same parameters.
 
     Example:
@@ -73,16 +75,15 @@ class MultiSteps(optax.MultiSteps):
           The updates and the new state.
 
         Raises:
-          TypeError: if `value` is missing.
+          TypeError, ValueError: if `value` is missing or no real scalar, or `state` not that of
+            `init`.
         """
-        if value is None:
-            raise TypeError(
-                "MultiSteps: missing argument 'value', the minibatch loss (a real scalar): call "
-                "update(grads, state, params, value=loss)."
-            )
+        check_value("MultiSteps", value)
+        check_state("MultiSteps", state, MultiStepsState)
         old = state.multi_steps
-        mean = state.value + (value - state.value) / (old.mini_step + 1)
-        mean = jnp.asarray(mean, state.value.dtype)
+        mean = state.mean_value
+        loss = jnp.asarray(value, mean.dtype)
+        mean += (loss - mean) / (old.mini_step + 1)
         updates, new = super().update(updates, old, params, value=mean, **extra_args)
 
         stepped = new.gradient_step != old.gradient_step
@@ -92,7 +93,7 @@ class MultiSteps(optax.MultiSteps):
             acc_grads=jax.tree.map(lambda g: jnp.where(stepped, 0, g), new.acc_grads),
             inner_opt_state=_alarms_only_when(stepped, new.inner_opt_state),
         )
-        mean = jnp.where(stepped, 0, jnp.where(counted, mean, state.value))
+        mean = jnp.where(stepped, 0, jnp.where(counted, mean, state.mean_value))
         return updates, MultiStepsState(mean, new)
 
     def has_updated(self, state: Any) -> jax.Array:

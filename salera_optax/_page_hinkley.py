@@ -15,15 +15,25 @@ import optax
 from jax.typing import ArrayLike
 
 from salera_optax import _detector
-from salera_optax._alera import AxisName, scaled, squared_norms, statistics_dtype
+from salera_optax._alera import (
+    AxisName,
+    as_names,
+    scaled,
+    squared_norms,
+    statistics_dtype,
+    summed,
+    varying,
+)
 from salera_optax._detector import DETECTORS, Detector, DetectorState
 from salera_optax._validation import (
+    check_axis_name,
     check_choice,
     check_number,
     check_params,
     check_same_tree,
     check_state,
     check_transformation,
+    check_value,
 )
 
 _LEAST_SCALE = 2.0**-50  # where the authors' code gives up (1e-15); here the scale stays there
@@ -84,11 +94,16 @@ def like(new: jax.Array, old: jax.Array) -> jax.Array:
 def _differs(a: Any, b: Any, axis_name: AxisName) -> jax.Array:
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     count = sum((jnp.any(x != y).astype(jnp.int32) for x, y in pairs), jnp.zeros((), jnp.int32))
-    return (count if axis_name is None else jax.lax.psum(count, axis_name)) > 0
+    return summed(count, axis_name) > 0
 
 
-def _mean_over(axis_name: AxisName, loss: jax.Array) -> jax.Array:
-    return loss if axis_name is None else jax.lax.pmean(loss, axis_name)
+def _agreed(value: Any, dtype: Any, axis_name: AxisName) -> tuple[jax.Array, Any]:
+    """The mean loss of the devices, and what the inner optimizer is to be given for `value`."""
+    loss = jnp.asarray(value, dtype)
+    if axis_name is None:
+        return loss, value
+    loss = summed(loss, axis_name) / jax.lax.axis_size(axis_name)
+    return loss, loss.astype(jnp.result_type(value))
 
 
 def _keep_finite(update: jax.Array, param: ArrayLike) -> jax.Array:
@@ -96,22 +111,36 @@ def _keep_finite(update: jax.Array, param: ArrayLike) -> jax.Array:
     return jnp.where(jnp.isfinite(param + update), update, jnp.zeros_like(update))
 
 
-def _check_value(value: Any) -> None:
-    if value is None:
+def _check_axes(params: Any, value: Any, state: PageHinkleyState, axis_name: AxisName) -> None:
+    """Raises where devices would decide each for itself: on an axis that has not been named."""
+    known = varying(state.scale).union(as_names(axis_name))
+    for name, tree in (("params", params), ("value", value)):
+        axes = frozenset().union(*(varying(leaf) for leaf in jax.tree.leaves(tree))) - known
+        if axes:
+            raise ValueError(
+                f"page_hinkley: axis_name must name every axis of shard_map over which {name} "
+                f"vary, got {axis_name!r} without {', '.join(map(repr, sorted(axes)))}."
+            )
+
+
+def _check_arguments(
+    inner: Any,
+    smoothing: Any,
+    threshold: Any,
+    factor: Any,
+    on_alarm: Any,
+    detector: Any,
+    axis_name: Any,
+) -> None:
+    check_transformation("inner", inner)
+    check_number("smoothing", smoothing, lambda s: 0 < s <= 1, "in (0, 1]")
+    check_number("threshold", threshold, lambda t: 0 < t < math.inf, "finite and greater than 0")
+    check_number("factor", factor, lambda f: 0 < f <= 1, "in (0, 1]")
+    check_choice("detector", detector, DETECTORS)
+    check_axis_name(axis_name)
+    if on_alarm is not None and not callable(on_alarm):
         raise TypeError(
-            "page_hinkley: missing argument 'value', the minibatch loss (a real scalar): call "
-            "update(grads, state, params, value=loss)."
-        )
-    try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"page_hinkley: value must be a real scalar, the minibatch loss, got {value!r}."
-        ) from None
-    if array.shape != () or jnp.iscomplexobj(array):
-        raise ValueError(
-            "page_hinkley: value must be a real scalar, the minibatch loss, got shape "
-            f"{array.shape} and dtype {array.dtype}."
+            f"on_alarm must be a function of the inner state or None, got {on_alarm!r}."
         )
 
 
@@ -149,7 +178,8 @@ def page_hinkley(
     adds what is missing before it takes a step. `salera_optax.step` restores them bit for bit at
     once, even from NaN. Where an update would overflow a parameter, that coordinate stays put.
 
-    To accumulate gradients, put `salera_optax.MultiSteps` around the guard.
+    Parameters loaded into a running state are unknown to its snapshot: call `init` anew. To
+    accumulate gradients, put `salera_optax.MultiSteps` around the guard.
 
     Args:
       inner: the optimizer to guard, any `optax.GradientTransformation`.
@@ -172,11 +202,11 @@ def page_hinkley(
         than 40 deviations up, and on a gradient norm more than ten times the largest recent one.
         "published" is the test of the paper alone. Non-finite values alarm in both.
       axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices: the
-        loss is averaged and the norms are taken over them, so that all devices alarm together,
-        also where only one has seen a NaN. Parameters that `shard_map` knows to vary over an axis
-        count as sharded over it, all others as replicated (under `pmap` and `check_vma=False`
-        everything); gradients must be reduced already, as for any optimizer. Not for `jit`,
-        which needs no name.
+        loss is averaged (for `inner` as well) and the norms are taken over them, so that all
+        devices alarm together, also where only one has seen a NaN. Parameters that `shard_map`
+        knows to vary over an axis count as sharded over it, all others as replicated. Under
+        `pmap` and `check_vma=False` all count as replicated: do not shard them there. Gradients
+        must be reduced already, as for any optimizer. `jit` needs no name.
 
     Returns:
       A transformation whose `update(grads, state, params, *, value, **extra)` needs the parameters
@@ -207,15 +237,7 @@ def page_hinkley(
     inner state can be restored, non-finite values alarm, the authors' stop below a rate of 1e-15
     is a floor, and the robust detector.
     """
-    check_transformation("inner", inner)
-    check_number("smoothing", smoothing, lambda s: 0 < s <= 1, "in (0, 1]")
-    check_number("threshold", threshold, lambda t: 0 < t < math.inf, "finite and greater than 0")
-    check_number("factor", factor, lambda f: 0 < f <= 1, "in (0, 1]")
-    check_choice("detector", detector, DETECTORS)
-    if on_alarm is not None and not callable(on_alarm):
-        raise TypeError(
-            f"on_alarm must be a function of the inner state or None, got {on_alarm!r}."
-        )
+    _check_arguments(inner, smoothing, threshold, factor, on_alarm, detector, axis_name)
     guarded = optax.with_extra_args_support(inner)
 
     def init_fn(params: Any) -> PageHinkleyState:
@@ -243,17 +265,18 @@ def page_hinkley(
         value: ArrayLike | None = None,
         **extra_args: Any,
     ) -> tuple[Any, PageHinkleyState]:
-        _check_value(value)
+        check_value("page_hinkley", value)
         check_state("page_hinkley", state, PageHinkleyState)
         if params is None:
             raise ValueError("page_hinkley: params must be the current parameters, got None.")
         if rollback:
             check_same_tree("page_hinkley", "params", params, state.snapshot)
         check_same_tree("page_hinkley", "updates", updates, params)
+        _check_axes(params, value, state, axis_name)
         dtype = state.scale.dtype
 
         norm = jnp.sqrt(sum(squared_norms(updates, axis_name, params), jnp.zeros((), dtype)))
-        loss = _mean_over(axis_name, jnp.asarray(value, dtype))
+        loss, value = _agreed(value, dtype, axis_name)
         verdict, observed = _detector.observe(
             state.detector, loss, norm, smoothing, threshold, detector
         )
@@ -272,10 +295,13 @@ def page_hinkley(
         recovery = jnp.where(hold, recovery, jnp.minimum(recovery * 2 ** (1 / _RECOVERY_STEPS), 1))
 
         inner_state, snapshot = state.inner_state, state.snapshot
+        # Before the first step there is nothing to go back to, and parameters may have been loaded
+        # since init.
+        started = (state.detector.n > 0) | (state.alarms > 0)
         if restore_inner:  # Selected first, so that the inner optimizer can reuse the buffers.
-            inner_state = _select(alarm, state.inner_snapshot, inner_state)
+            inner_state = _select(alarm & started, state.inner_snapshot, inner_state)
         if rollback:
-            snapshot = _select(hold, snapshot, params)
+            snapshot = _select(hold & started, snapshot, params)
 
         def go(updates: Any, inner_state: Any, params: Any, snapshot: Any) -> tuple[Any, Any]:
             del snapshot

@@ -86,7 +86,7 @@ def scale_by_parameterwise_alera(
       >>> bool(state[0].log_rate[1] > state[0].log_rate[0])  # the larger gradient agrees more
       True
     """
-    check_rate_law(alpha, gain, std, base, eps)
+    check_rate_law(alpha, gain, std, base, eps, axis_name)
     inner = optax.with_extra_args_support(optax.identity() if base is None else base)
 
     def init_fn(params: Any) -> ScaleByParameterwiseAleraState:

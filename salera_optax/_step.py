@@ -26,7 +26,7 @@ def step(
 
     Args:
       tx: any Optax optimizer, guarded or not, or an `optax.MultiSteps`; a guard is found however
-        deeply it is nested.
+        deeply it is nested, though not under `optax.flatten`, which hides the parameters from it.
       grads: gradients, like the parameters.
       opt_state: the state of `tx`.
       params: the parameters.

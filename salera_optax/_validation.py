@@ -55,6 +55,35 @@ def check_params(caller: str, params: Any) -> None:
             )
 
 
+def check_value(caller: str, value: Any) -> None:
+    """Raises unless `value` is a real scalar, the minibatch loss."""
+    if value is None:
+        raise TypeError(
+            f"{caller}: missing argument 'value', the minibatch loss (a real scalar): call "
+            "update(grads, state, params, value=loss)."
+        )
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{caller}: value must be a real scalar, the minibatch loss, got {value!r}."
+        ) from None
+    if array.shape != () or jnp.iscomplexobj(array):
+        raise ValueError(
+            f"{caller}: value must be a real scalar, the minibatch loss, got shape "
+            f"{array.shape} and dtype {array.dtype}."
+        )
+
+
+def check_axis_name(axis_name: Any) -> None:
+    """Raises unless `axis_name` is a name, a tuple of names, or None."""
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    if axis_name is not None and not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"axis_name must be a string, a tuple of strings, or None, got {axis_name!r}."
+        )
+
+
 def check_state(caller: str, state: Any, kind: type) -> None:
     """Raises unless `state` is the state that `init` makes, a `kind`."""
     if not isinstance(state, kind):

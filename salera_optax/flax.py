@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
+from flax import core, nnx, struct
 from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training import train_state
 from jax.typing import ArrayLike
@@ -25,16 +25,47 @@ __all__ = ["Optimizer", "TrainState"]
 _Model = TypeVar("_Model")
 
 
-def _raised(before: list[PageHinkleyState], after: list[PageHinkleyState]) -> jax.Array:
-    """Whether this call raised an alarm; `alarm` alone may be old, where Optax accumulates."""
-    flags = [new.alarms != old.alarms for old, new in zip(before, after, strict=True)]
-    return jnp.any(jnp.stack(flags))
+class _Call:
+    """What one call did to the guards of an optimizer, bool scalars.
+
+    Attributes:
+      raised: whether it raised an alarm; `alarm` alone may be old, where Optax accumulates.
+      first: whether it did so before any step: parameters may have been loaded since `init`.
+      stepped: whether it accepted a loss, and so renewed the snapshot of the parameters.
+    """
+
+    def __init__(self, before: list[PageHinkleyState], after: list[PageHinkleyState]) -> None:
+        pairs = list(zip(before, after, strict=True))
+        self.raised = _any([new.alarms != old.alarms for old, new in pairs])
+        self.first = _any([(old.alarms == 0) & (old.detector.n == 0) for old, _ in pairs])
+        accepted = _any([new.detector.n != old.detector.n for old, new in pairs])
+        self.stepped = accepted & ~self.raised
+
+    def after(self, saved: Any, old: Any, new: Any) -> Any:
+        """The collection: `saved` or `old` at an alarm, otherwise `new` where that is finite.
+
+        A minibatch may be skipped without an alarm (`optax.apply_if_finite`), but not forgotten.
+        """
+        broken = _any([~_finite(n) & _finite(o) for n, o in _pairs(new, old)])
+        back = _select(self.first, old, saved)
+        return _select(self.raised, back, _select(broken, old, new))
+
+    def renewed(self, saved: Any, old: Any) -> Any:
+        """The saved collection: `old` once a step has been taken from it, or tried first of all."""
+        return _select(self.stepped | (self.raised & self.first), old, saved)
 
 
-def _stepped(before: list[PageHinkleyState], after: list[PageHinkleyState]) -> jax.Array:
-    """Whether this call accepted a loss and so renewed the snapshot of the parameters."""
-    flags = [new.detector.n != old.detector.n for old, new in zip(before, after, strict=True)]
-    return jnp.any(jnp.stack(flags)) & ~_raised(before, after)
+def _any(flags: list[jax.Array]) -> jax.Array:
+    return jnp.any(jnp.stack(flags)) if flags else jnp.zeros((), bool)
+
+
+def _pairs(a: Any, b: Any) -> list[tuple[Any, Any]]:
+    return list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def _finite(x: ArrayLike) -> jax.Array:
+    known = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    return jnp.all(jnp.isfinite(x)) if known else jnp.ones((), bool)
 
 
 def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
@@ -47,9 +78,10 @@ class TrainState(train_state.TrainState, kw_only=True):
     A drop-in for `flax.training.train_state.TrainState` with any Optax optimizer. With a guarded
     one (`salera`, `page_hinkley`) an alarm brings back, bit for bit and even from NaN, the
     parameters and every field that the call to `apply_gradients` was given: the pair that stood
-    together before the last step. Fields for other collections are declared as in Flax, in a
-    subclass. What must not come back, such as a random key or a dynamic loss scale, is set with
-    `replace` and not through `apply_gradients`.
+    together before the last step. Nor does such a field take a value that is not finite. Fields for
+    other collections are declared as in Flax, in a subclass. What must not come back, such as a
+    random key or a dynamic loss scale, is set with `replace` and not through `apply_gradients`;
+    the usual `where(is_finite, ...)` around a step with a loss scale is not needed.
 
     Attributes:
       batch_stats: the batch statistics, or None.
@@ -87,8 +119,10 @@ class TrainState(train_state.TrainState, kw_only=True):
       True
     """
 
-    batch_stats: Any = None
-    snapshot: Any = None
+    # A factory, for a default value would stay behind as an attribute of the class and make the
+    # fields of subclasses that redeclare it optional.
+    batch_stats: Any = struct.field(default_factory=lambda: None)
+    snapshot: Any = struct.field(default_factory=lambda: None)
 
     @classmethod
     def create(cls, *, apply_fn: Any, params: Any, tx: Any, **kwargs: Any) -> Self:
@@ -160,21 +194,17 @@ class TrainState(train_state.TrainState, kw_only=True):
             **({} if value is None else {"value": value}),
         )
         params = restored(opt_state, optax.apply_updates(params, updates))
+        call = _Call(guards(self.opt_state), guards(opt_state))
         if overwritten:
-            params = {"params": params, OVERWRITE_WITH_GRADIENT: grads[OVERWRITE_WITH_GRADIENT]}
-        return self.replace(
-            step=self.step + 1,
-            params=params,
-            opt_state=opt_state,
-            **self._rolled_back(opt_state, kwargs),
-        )
+            name = OVERWRITE_WITH_GRADIENT
+            kept = call.after(self.params[name], self.params[name], grads[name])
+            params = {"params": params, name: kept if guards(opt_state) else grads[name]}
+        fields = self._rolled_back(call, kwargs) if guards(opt_state) else kwargs
+        return self.replace(step=self.step + 1, params=params, opt_state=opt_state, **fields)
 
-    def _rolled_back(self, opt_state: Any, given: dict[str, Any]) -> dict[str, Any]:
+    def _rolled_back(self, call: _Call, given: dict[str, Any]) -> dict[str, Any]:
         """The fields given and the snapshot as they are after this call."""
-        before, after = guards(self.opt_state), guards(opt_state)
-        if not after:
-            return given
-        collections = self._collections()
+        collections, fields = self._collections(), dict(given)
         for name in collections.keys() & given.keys():
             if name not in (self.snapshot or {}):
                 raise ValueError(
@@ -182,14 +212,34 @@ class TrainState(train_state.TrainState, kw_only=True):
                     f"not created with a guarded optimizer and {name}: make it with "
                     "TrainState.create, or set what need not come back with replace."
                 )
-            check_same_tree("apply_gradients", name, given[name], self.snapshot[name])
-        raised, stepped = _raised(before, after), _stepped(before, after)
-        fields = {
-            name: _select(raised, self.snapshot[name], new) if name in collections else new
-            for name, new in given.items()
+            saved, new = self.snapshot[name], _thawed_like(self.snapshot[name], given[name])
+            check_same_tree("apply_gradients", name, new, saved)
+            fields[name] = call.after(saved, collections[name], new)
+        if self.snapshot is None:
+            return fields
+        return fields | {
+            "snapshot": {
+                name: call.renewed(saved, collections[name])
+                if _alike(saved, collections.get(name))
+                else saved  # replaced by something else, hence not given to this method
+                for name, saved in self.snapshot.items()
+            }
         }
-        current = {name: collections[name] for name in self.snapshot}
-        return fields | {"snapshot": _select(stepped, current, self.snapshot)}
+
+
+def _thawed_like(like: Any, collection: Any) -> Any:
+    """Flax makes dictionaries, frozen or not; which does not matter to it."""
+    if isinstance(like, core.FrozenDict):
+        return core.freeze(collection)
+    return core.unfreeze(collection) if isinstance(collection, core.FrozenDict) else collection
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two collections have the same structure and shapes."""
+    structures: list[Any] = [jax.tree.structure(a), jax.tree.structure(b)]
+    return bool(structures[0] == structures[1]) and all(
+        jnp.shape(x) == jnp.shape(y) for x, y in _pairs(a, b)
+    )
 
 
 class Optimizer(nnx.Optimizer[_Model]):
@@ -199,15 +249,16 @@ class Optimizer(nnx.Optimizer[_Model]):
     With a guarded one (`salera`, `page_hinkley`) an alarm brings back, bit for bit and even from
     NaN, the parameters (the variables of `wrt`) and every `nnx.BatchStat` of the model: the pair
     that stood together before the last step. A plain `nnx.Optimizer` works too: its rollback of
-    the parameters is an addition, which rounds, and it leaves the batch statistics.
+    the parameters is an addition, which rounds, and it leaves the batch statistics. Make it when
+    the model has the parameters to start from.
 
     Attributes:
-      batch_stats: the batch statistics at the end of the last call (None without a guard).
+      last_batch_stats: the batch statistics at the end of the last call (None without a guard).
       snapshot: those before the last step (None without a guard). The two cost two copies.
 
     Example:
       >>> import jax, jax.numpy as jnp, salera_optax
-      >>> from flax import nnx
+      >>> from flax import core, nnx, struct
       >>> class Net(nnx.Module):
       ...   def __init__(self, rngs):
       ...     self.norm = nnx.BatchNorm(3, rngs=rngs)
@@ -215,7 +266,7 @@ class Optimizer(nnx.Optimizer[_Model]):
       ...   def __call__(self, x):
       ...     return self.dense(self.norm(x))
       >>> net = Net(nnx.Rngs(0))
-      >>> optimizer = salera_optax.flax.Optimizer(net, salera_optax.salera(0.1), wrt=nnx.Param)
+      >>> optimizer = Optimizer(net, salera_optax.salera(0.1), wrt=nnx.Param)
       >>> @nnx.jit
       ... def train_step(net, optimizer, x):
       ...   loss_fn = lambda net: jnp.mean((net(x) - x.sum(1, keepdims=True)) ** 2)
@@ -231,12 +282,18 @@ class Optimizer(nnx.Optimizer[_Model]):
     """
 
     def __init__(self, model: _Model, tx: Any, **kwargs: Any) -> None:
+        if isinstance(tx, optax.GradientTransformation):
+            tx = optax.with_extra_args_support(tx)
         super().__init__(model, tx, **kwargs)
-        self.batch_stats = self.snapshot = nnx.data(None)
+        self.last_batch_stats = self.snapshot = nnx.data(None)
         if guards(nnx.as_pure(self.opt_state)):
-            stats = nnx.as_pure(nnx.state(model, nnx.BatchStat))
-            self.batch_stats = nnx.data(_as_variables(stats))
+            stats = self._of(model, nnx.BatchStat)
+            self.last_batch_stats = nnx.data(_as_variables(stats))
             self.snapshot = nnx.data(_as_variables(stats))
+
+    def _of(self, model: _Model, kind: Any) -> Any:
+        """The arrays of that kind in the model."""
+        return nnx.as_pure(nnx.state(model, kind, graph=self.graph))
 
     def update(self, model: _Model, grads: Any, /, **kwargs: Any) -> Any:
         """Takes one step of the optimizer on `model`, or goes one back.
@@ -256,20 +313,19 @@ class Optimizer(nnx.Optimizer[_Model]):
           ValueError: if the batch statistics of `model` are not those of the model given first.
         """
         before = guards(nnx.as_pure(self.opt_state))
-        if before:
-            stats = nnx.as_pure(nnx.state(model, nnx.BatchStat))
-            check_same_tree("update", "the batch statistics", stats, nnx.as_pure(self.snapshot))
+        if not before:
+            return super().update(model, grads, **kwargs)
+        stats = self._of(model, nnx.BatchStat)
+        old, saved = nnx.as_pure(self.last_batch_stats), nnx.as_pure(self.snapshot)
+        check_same_tree("update", "the batch statistics", stats, saved)
         updates = super().update(model, grads, **kwargs)
-        if before:
-            opt_state = nnx.as_pure(self.opt_state)
-            params = nnx.as_pure(nnx.state(model, self.wrt))
-            nnx.update(model, restored(opt_state, params))
-            after = guards(opt_state)
-            old, saved = nnx.as_pure(self.batch_stats), nnx.as_pure(self.snapshot)
-            stats = _select(_raised(before, after), saved, stats)
-            nnx.update(model, stats)
-            nnx.update(self.snapshot, _select(_stepped(before, after), old, saved))
-            nnx.update(self.batch_stats, stats)
+        opt_state = nnx.as_pure(self.opt_state)
+        call = _Call(before, guards(opt_state))
+        stats = call.after(saved, old, stats)
+        nnx.update(model, restored(opt_state, self._of(model, self.wrt)))
+        nnx.update(model, stats)
+        nnx.update(self.snapshot, call.renewed(saved, old))
+        nnx.update(self.last_batch_stats, stats)
         return updates
 
 

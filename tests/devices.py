@@ -45,6 +45,9 @@ LAYOUTS = {
     "two axes": Layout(
         (4, 2), ("data", "model"), {"w1": P("data", "model"), "b1": P("model"), "w2": P("model")}
     ),
+    "tensor parallel": Layout(
+        (4, 2), ("data", "model"), {"w1": P(None, "model"), "b1": P("model"), "w2": P("model")}
+    ),
 }
 
 each_layout_and_each_optimizer = pytest.mark.parametrize(
@@ -285,6 +288,30 @@ def test_shard_map_finishes_an_inexact_rollback_on_all_devices_together():
     (twice, after), _ = run(once, after, inputs[:1], targets[:1])
     jax.tree.map(np.testing.assert_array_equal, twice, state.snapshot)
     assert int(after.alarms) == 1
+
+
+def test_shard_map_names_the_axis_that_is_missing():
+    layout = LAYOUTS["fully sharded"]
+    mesh = make_mesh(layout, AxisType.Auto)
+    for optimizer in (salera_optax.salera(0.1), salera_optax.salera(0.1, axis_name="other")):
+        params, *batches = placed(layout, mesh)
+        with pytest.raises(ValueError, match=r"axis_name must name every axis.*without 'data'"):
+            mapped(optimizer, layout, mesh)(params, optimizer.init(params), *batches)
+
+
+def test_replicas_give_the_inner_optimizer_the_same_loss():
+    tx = salera_optax.page_hinkley(optax.polyak_sgd(1.0), axis_name="data")
+    inputs, targets = data(fault=0.0)
+    split = [x[0].reshape(8, SIZE // 8, -1) for x in (inputs, targets)]
+
+    def one_step(params, inputs, targets):
+        loss, grads = jax.value_and_grad(loss_fn)(params, inputs, targets)
+        grads = jax.lax.pmean(grads, "data")
+        return salera_optax.step(tx, grads, tx.init(params), params, value=loss)[0]
+
+    params = jax.pmap(one_step, "data", in_axes=(None, 0, 0))(parameters(), *split)
+    for leaf in jax.tree.leaves(params):
+        assert (np.asarray(leaf) == np.asarray(leaf)[0]).all()
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

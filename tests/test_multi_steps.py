@@ -116,7 +116,7 @@ def test_a_rejected_minibatch_counts_neither_in_gradient_nor_loss():
         updates.append(float(moves["b"]))
     np.testing.assert_allclose(updates, [0, 0, -0.2, 0, 0], rtol=1e-6)
     assert float(state.multi_steps.inner_opt_state) == 2.0
-    assert float(state.value) == 7.0
+    assert float(state.mean_value) == 7.0
 
 
 def test_as_a_transformation_it_composes():
