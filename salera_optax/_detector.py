@@ -51,7 +51,7 @@ class DetectorState(NamedTuple):
     Attributes:
       n: int32, losses accepted since the start or the last alarm.
       reference: |first finite loss|, -1 before it came.
-      last: the last loss.
+      last: the last loss accepted.
       smoothed: smoothed loss.
       average: average of the smoothed loss.
       statistic: the Page-Hinkley statistic.
@@ -99,8 +99,12 @@ def observe(
     smoothing: ArrayLike,
     threshold: ArrayLike,
     detector: Detector,
+    rollback: bool,
 ) -> tuple[Verdict, DetectorState]:
-    """Judges one step by its loss and its gradient norm, scalars in the dtype of the state."""
+    """Judges one step by its loss and its gradient norm, scalars in the dtype of the state.
+
+    With `rollback` the parameters are restored at an alarm, so that the loss should be as before.
+    """
     dtype = state.smoothed.dtype
     rho, n = jnp.asarray(smoothing, dtype), state.n.astype(dtype)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
@@ -122,14 +126,17 @@ def observe(
         unit = jnp.where(known, state.deviation, _FIRST_UNIT * relative * jnp.maximum(reference, 1))
         limit = jnp.maximum(floor, LEVEL * unit)
         statistic = jnp.maximum(0, state.statistic + smoothed - average - SLACK * unit)
-        jump = (n > 0) & (rise > jnp.maximum(floor, JUMP * unit))
+        # After a rollback the parameters are those at which the last accepted loss was measured.
+        level = jnp.where(n > 0, state.smoothed, state.last)
+        comparable = known if rollback else n > 0
+        jump = comparable & (loss - level > jnp.maximum(floor, JUMP * unit))
         spike = (state.gradient_norm > 0) & (gradient_norm > SPIKE * state.gradient_norm)
         # Successive differences: a jump that lasts enters them once, not until it is smoothed away.
         size = _DIFFERENCE * jnp.abs(loss - state.last)
         step = jnp.maximum(1 / (n + _PRIOR), _MEMORY) * (jnp.minimum(size, _CLIP * unit) - unit)
         # Never below the rounding of the loss itself, or it could not grow again.
         least = np.finfo(dtype).eps * jnp.maximum(jnp.abs(loss), 1)
-        deviation = jnp.where(n > 0, jnp.maximum(unit + step, least), unit)
+        deviation = jnp.where((n > 0) | jump, jnp.maximum(unit + step, least), unit)
 
     catastrophe = statistic > limit
     verdict = Verdict(finite & catastrophe, finite & (jump | spike) & ~catastrophe, ~finite)
@@ -154,6 +161,7 @@ def observe(
     # a bounded step, so that a loss which has become noisier is accepted in the end.
     rejected = init(dtype)._replace(
         reference=jnp.where(finite, reference, state.reference),
+        last=state.last,
         threshold=jnp.where(finite, limit, state.threshold),
         deviation=jnp.where(finite & (catastrophe | jump), deviation, state.deviation),
         # After a catastrophe the recent norms may be the exploding ones: start over.

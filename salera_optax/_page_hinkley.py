@@ -278,7 +278,7 @@ def page_hinkley(
         norm = jnp.sqrt(sum(squared_norms(updates, axis_name, params), jnp.zeros((), dtype)))
         loss, value = _agreed(value, dtype, axis_name)
         verdict, observed = _detector.observe(
-            state.detector, loss, norm, smoothing, threshold, detector
+            state.detector, loss, norm, smoothing, threshold, detector, rollback
         )
         # Adding the difference may miss the snapshot by a rounding error. Then this call adds what
         # is missing, and neither takes a step nor looks at the loss.

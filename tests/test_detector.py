@@ -24,7 +24,7 @@ CURVES = {
 def compiled(smoothing, detector):
     def step(state, loss):
         one = jnp.ones(())
-        verdict, state = _detector.observe(state, loss, one, smoothing, 0.1, detector)
+        verdict, state = _detector.observe(state, loss, one, smoothing, 0.1, detector, True)
         return state, verdict.catastrophe | verdict.outlier
 
     return jax.jit(
@@ -129,10 +129,12 @@ def test_two_steps_by_hand():
 def test_a_non_finite_loss_never_enters_a_statistic():
     state = _detector.init(jnp.float32)
     for loss in (2.0, 1.9, 1.8):
-        _, state = _detector.observe(state, jnp.float32(loss), jnp.ones(()), 0.1, 0.1, "robust")
+        _, state = _detector.observe(
+            state, jnp.float32(loss), jnp.ones(()), 0.1, 0.1, "robust", True
+        )
     for loss, norm in ((jnp.nan, 1.0), (jnp.inf, 1.0), (1.7, jnp.nan), (1.7, jnp.inf)):
         verdict, after = _detector.observe(
-            state, jnp.float32(loss), jnp.float32(norm), 0.1, 0.1, "robust"
+            state, jnp.float32(loss), jnp.float32(norm), 0.1, 0.1, "robust", True
         )
         assert verdict.nonfinite
         assert after.n == 0
@@ -145,7 +147,7 @@ def test_a_gradient_that_stays_large_is_accepted_in_the_end():
     state, spikes = _detector.init(jnp.float32), 0
     for norm in [1.0] * 20 + [1e4] * 100:
         verdict, state = _detector.observe(
-            state, jnp.ones(()), jnp.float32(norm), 0.1, 0.1, "robust"
+            state, jnp.ones(()), jnp.float32(norm), 0.1, 0.1, "robust", True
         )
         spikes += bool(verdict.outlier)
     assert 20 < spikes < 60
@@ -156,6 +158,6 @@ def test_rare_gradients_among_zeros_are_no_spikes():
     state = _detector.init(jnp.float32)
     for norm in ([1.0] + [0.0] * 50) * 5:
         verdict, state = _detector.observe(
-            state, jnp.ones(()), jnp.float32(norm), 0.1, 0.1, "robust"
+            state, jnp.ones(()), jnp.float32(norm), 0.1, 0.1, "robust", True
         )
         assert not verdict.outlier

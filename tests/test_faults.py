@@ -34,7 +34,7 @@ BARE = {
     "momentum": lambda: optax.sgd(0.05, momentum=0.9),
     "adam": lambda: optax.adam(1e-3),
 }
-TARGETS = ("gradient", "loss", "parameters")
+TARGETS = ("gradient", "loss", "parameters", "images")
 # What is struck, the number of steps in a row, and the factor.
 FAULTS = {
     "gradient x 1e3": ("gradient", 1, 1e3),
@@ -93,7 +93,8 @@ def trainer(factory, apply):
             params, state = carry
             step, batch = step_and_batch
             params = strike("parameters", params, step)
-            loss, grads = jax.value_and_grad(loss_fn)(params, images[batch], labels[batch])
+            seen = strike("images", images[batch], step)
+            loss, grads = jax.value_and_grad(loss_fn)(params, seen, labels[batch])
             grads, loss = strike("gradient", grads, step), strike("loss", loss, step)
             if apply == "step":
                 params, state = salera_optax.step(tx, grads, state, params, value=loss)
@@ -133,6 +134,15 @@ def test_a_fault_is_survived(fault, name, apply):
     assert alarms[FAULT_AT : FAULT_AT + 2].any(), "the fault is noticed at once"
     assert alarms.sum() <= length
     assert salera_optax.metrics(state)["scale"] > 0.9, "and the steps grow back behind it"
+
+
+@pytest.mark.parametrize("apply", ["step", "apply_updates"])
+@pytest.mark.parametrize("name", EACH_OPTIMIZER)
+def test_a_burst_of_corrupt_minibatches_halves_once(name, apply):
+    _, state, alarms, loss = run(OPTIMIZERS[name], apply, "images", FAULT_AT, 5, 1e4)
+    assert loss < 2 * clean_loss(OPTIMIZERS[name])
+    assert 3 <= alarms[FAULT_AT : FAULT_AT + 6].sum() == alarms.sum()
+    assert salera_optax.metrics(state)["scale"] == 0.5
 
 
 @pytest.mark.parametrize("when", [1, 2, 20, 500])
