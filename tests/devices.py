@@ -15,6 +15,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import salera_optax
+from benchmarks import data as datasets
+from benchmarks.grid import Results, Run, run_grid
 
 STEPS = 30
 FAULT = 20  # the step whose targets are wrong
@@ -340,3 +342,18 @@ def test_pmap_sees_a_nan_of_any_one_replica(what):
     assert (np.asarray(alarm).sum(0) == np.where(np.arange(STEPS) == FAULT, 8, 0)).all()
     for leaf in jax.tree.leaves((params, state)):
         assert (np.asarray(leaf) == np.asarray(leaf)[0]).all()
+
+
+def test_the_grid_of_experiments_runs_on_all_devices(tmp_path):
+    rates = [0.01 * 2**index for index in range(11)]  # not a multiple of the devices
+    runs = [
+        Run("digits", "m0", 0.05, 2, "salera", (("learning_rate", rate),), seed=0) for rate in rates
+    ]
+    dataset = datasets.load("digits")
+    run_grid(runs, dataset, Results(tmp_path / "all"))
+    run_grid(runs[3:4], dataset, Results(tmp_path / "one"))
+    results = dict(Results(tmp_path / "all"))
+    assert set(results) == set(runs)
+    assert {result["devices"] for result in results.values()} == {8}
+    (alone,) = dict(Results(tmp_path / "one")).values()
+    np.testing.assert_allclose(results[runs[3]]["train_loss"], alone["train_loss"], rtol=1e-4)

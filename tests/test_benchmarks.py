@@ -127,6 +127,7 @@ def test_tensorboard_gets_the_numbers_of_the_log(finished: tuple[Path, Result]):
             assert scalars[line["step"]][f"epoch/{key}"] == pytest.approx(line[key], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_log_and_another_seed_another(tmp_path: Path):
     logs = []
     for seed in (1, 1, 2):
@@ -200,6 +201,7 @@ def test_an_interrupted_run_says_where_its_log_is(tmp_path: Path, monkeypatch: p
     assert set(events(tmp_path)) == set(range(11))
 
 
+@pytest.mark.slow
 def test_side_by_side_sgd_loses_the_recurrent_network_that_the_guard_saves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -387,6 +389,7 @@ def test_a_number_is_wrong_when_it_is_not_within_the_tolerance_of_the_label():
     ).loss == pytest.approx((0.07**2 + 0.09**2) / 3, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PREPARED.is_dir(), reason="no prepared TFDS directory beside the clone")
 def test_mnist_trains_from_a_prepared_directory_and_is_decoded_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -209,9 +209,25 @@ ALTERNATIVES: Mapping[str, float] = {
 }
 
 
+QUICK = {
+    "alera",
+    "scale_by_parameterwise_alera",
+    "ag_adam",
+    "salera",
+    "spalera",
+    "page_hinkley_adam",
+}
+
+
 def every(cases: Sequence[Case]) -> pytest.MarkDecorator:
     """Cross a property with cases."""
-    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(case, id=case.name, marks=[] if case.name in QUICK else pytest.mark.slow)
+            for case in cases
+        ],
+    )
 
 
 every_case = every(CASES)

@@ -110,13 +110,13 @@ def test_a_constant_loss_raises_no_alarm():
 def test_two_steps_by_hand():
     state = _detector.init(jnp.float32)
     verdict, state = _detector.observe(
-        state, jnp.asarray(2.0), jnp.asarray(1.0), 0.5, 0.1, "published"
+        state, jnp.asarray(2.0), jnp.asarray(1.0), 0.5, 0.1, "published", True
     )
     assert not verdict.catastrophe
     assert (state.n, state.reference, state.smoothed, state.average) == (1, 2.0, 2.0, 2.0)
     # smoothed (2 + 2.6)/2 = 2.3, average (2 + 2.3)/2 = 2.15, statistic 0.15, threshold 0.2
     verdict, state = _detector.observe(
-        state, jnp.asarray(2.6), jnp.asarray(1.0), 0.5, 0.1, "published"
+        state, jnp.asarray(2.6), jnp.asarray(1.0), 0.5, 0.1, "published", True
     )
     assert not verdict.catastrophe
     np.testing.assert_allclose(

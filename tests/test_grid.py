@@ -59,6 +59,7 @@ def test_a_model_with_batch_normalization_and_alarms_runs_in_the_grid(tmp_path: 
     assert exploding["train_loss"][-1] is not None
 
 
+@pytest.mark.slow
 def test_what_has_a_result_is_not_run_again_and_what_was_cut_short_is(tmp_path: Path):
     runs = [a_run(learning_rate=rate) for rate in (0.1, 0.2, 0.3)]
     dataset, results = data.load("digits"), Results(tmp_path)
