@@ -154,7 +154,7 @@ def incremented(count: jax.Array) -> jax.Array:
     return jnp.asarray(optax.safe_increment(count))
 
 
-def _leaf_labels(groups: Groups, tree: Any) -> list[str]:
+def leaf_labels(groups: Groups, tree: Any) -> list[str]:
     """The label of every leaf of `tree`, in order."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     if groups is None:
@@ -187,7 +187,7 @@ def _leaf_labels(groups: Groups, tree: Any) -> list[str]:
 def _members(groups: Groups, tree: Any) -> dict[str, list[int]]:
     """For every group, in alphabetical order, the indices of its leaves."""
     members: dict[str, list[int]] = {}
-    for index, label in enumerate(_leaf_labels(groups, tree)):
+    for index, label in enumerate(leaf_labels(groups, tree)):
         members.setdefault(label, []).append(index)
     return dict(sorted(members.items()))
 

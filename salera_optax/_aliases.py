@@ -1,5 +1,6 @@
 """The ready-made optimizers, each a chain of parts."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ from salera_optax._parameterwise import ScaleByParameterwiseAleraState, scale_by
 from salera_optax._random_walk import Std
 from salera_optax._validation import check_number
 
+_FROM_ZERO = (lambda x: 0 <= x < math.inf), "finite and at least 0"
+_DECAY = (lambda x: 0 <= x < 1), "in [0, 1)"
+
 
 class LearningRateState(NamedTuple):
     """State of the base learning rate of an alias, which `metrics` reads.
@@ -41,6 +45,8 @@ def _scale_by_learning_rate(
 ) -> optax.GradientTransformation:
     """Optax's `scale_by_learning_rate`, which also remembers the rate."""
     schedule: Any = learning_rate
+    if not callable(schedule):
+        check_number("learning_rate", schedule, *_FROM_ZERO)
 
     def rate_at(step: jax.Array, dtype: Any) -> jax.Array:
         rate = schedule(step) if callable(schedule) else schedule
@@ -63,6 +69,8 @@ def _decayed(
     base: optax.GradientTransformation | None, weight_decay: optax.ScalarOrSchedule, mask: Any
 ) -> optax.GradientTransformation | None:
     """The direction with decoupled weight decay, which so follows the self-tuned rate."""
+    if not callable(weight_decay):
+        check_number("weight_decay", weight_decay, *_FROM_ZERO)
     if isinstance(weight_decay, int | float) and weight_decay == 0:
         decay = optax.identity()
     else:
@@ -72,8 +80,10 @@ def _decayed(
 
 def _momentum(momentum: ArrayLike | None, nesterov: bool) -> optax.GradientTransformation | None:
     if momentum is None:
+        if nesterov:
+            raise ValueError("nesterov must be False without a momentum, got True.")
         return None
-    check_number("momentum", momentum, lambda decay: 0 <= decay < 1, "in [0, 1)")
+    check_number("momentum", momentum, *_DECAY)
     return optax.trace(momentum, nesterov)
 
 
@@ -170,7 +180,8 @@ def alera(
     successive gradients agree more than chance would have it, and down while they agree less.
 
     Args:
-      learning_rate: initial rate eta_0, or an Optax schedule that the self-tuned rate multiplies.
+      learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
+        self-tuned rate multiplies.
         0.1 if there is no better guess. With `salera` it hardly matters on MNIST between 1e-4 and
         10; far too large a rate can kill the units of a network before the first alarm.
       alpha: memory rate of the path, in (0, 1]; it averages over about 1/alpha gradients. The
@@ -465,6 +476,8 @@ def ag_adam(
     Source: arXiv 1709.01427, Section 3.3. Deviation: Optax's Adam adds eps after the bias
     correction, the authors' before it.
     """
+    check_number("b1", b1, *_DECAY)
+    check_number("b2", b2, *_DECAY)
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
     return optax.chain(
         scale_by_alera(

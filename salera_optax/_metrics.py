@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from salera_optax._alera import ScaleByAleraState
+from salera_optax._alera import ScaleByAleraState, leaf_labels
 from salera_optax._aliases import LearningRateState
 from salera_optax._page_hinkley import PageHinkleyState
 from salera_optax._parameterwise import ScaleByParameterwiseAleraState
@@ -100,7 +100,8 @@ def _learning_rates(found: list[tuple[str, Any, jax.Array]]) -> dict[str, jax.Ar
 def _log_rates(state: ScaleByAleraState | ScaleByParameterwiseAleraState) -> dict[str, jax.Array]:
     if isinstance(state, ScaleByAleraState):
         return state.log_rate if isinstance(state.log_rate, dict) else {}
+    names, leaves = leaf_labels(None, state.log_rate), jax.tree.leaves(state.log_rate)
     return {  # The geometric mean of a leaf's rates.
-        leaf_name(path): jnp.sum(leaf) / max(jnp.size(leaf), 1)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.log_rate)
+        name: jnp.sum(leaf) / max(jnp.size(leaf), 1)
+        for name, leaf in zip(names, leaves, strict=True)
     }

@@ -416,3 +416,30 @@ def test_momentum_is_between_zero_and_one() -> None:
     for momentum in (-0.1, 1.0, 7.0):
         with pytest.raises(ValueError, match=rf"momentum must be in \[0, 1\), got {momentum}"):
             salera_optax.salera(0.1, momentum=momentum)
+
+
+ALIASES = (salera_optax.alera, salera_optax.salera, salera_optax.spalera, salera_optax.ag_adam)
+
+
+@pytest.mark.parametrize("factory", ALIASES)
+@pytest.mark.parametrize("value", [-0.1, NAN, INF])
+def test_rates_are_finite_and_not_negative(factory: Callable[..., Any], value: float) -> None:
+    with pytest.raises(ValueError, match=rf"learning_rate must be {NOT_NEGATIVE}, got {value}"):
+        factory(value)
+    with pytest.raises(ValueError, match=rf"weight_decay must be {NOT_NEGATIVE}, got {value}"):
+        factory(0.1, weight_decay=value)
+    with pytest.raises(TypeError, match=r"learning_rate must be a number .*, got '0.1'"):
+        factory("0.1")
+    factory(0.0, weight_decay=lambda step: 0.1)
+
+
+def test_decays_of_ag_adam_are_between_zero_and_one() -> None:
+    for name in ("b1", "b2"):
+        with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got 1.0"):
+            salera_optax.ag_adam(0.1, **{name: 1.0})
+
+
+@pytest.mark.parametrize("factory", ALIASES[:3])
+def test_nesterov_needs_a_momentum(factory: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="nesterov must be False without a momentum"):
+        factory(0.1, nesterov=True)

@@ -90,3 +90,10 @@ def test_nested_guards_keep_apart():
     tx = salera_optax.page_hinkley(salera_optax.page_hinkley(optax.sgd(0.1)))
     report = after(tx, 1.0)
     assert len(report) == 2 * len(KEYS)
+
+
+@pytest.mark.parametrize("factory", [salera_optax.salera, salera_optax.spalera])
+def test_leaves_whose_paths_read_alike_keep_their_own_rates(factory):
+    params = {"a/b": jnp.ones(2), "a": {"b": jnp.ones(3)}}
+    report = salera_optax.metrics(factory(0.1).init(params))
+    assert sum(key.startswith("learning_rate/") for key in report) == 2
