@@ -25,7 +25,6 @@ from salera_optax._random_walk import Std
 from salera_optax._validation import check_number
 
 _FROM_ZERO = (lambda x: 0 <= x < math.inf), "finite and at least 0"
-_DECAY = (lambda x: 0 <= x < 1), "in [0, 1)"
 
 
 class LearningRateState(NamedTuple):
@@ -83,7 +82,7 @@ def _momentum(momentum: ArrayLike | None, nesterov: bool) -> optax.GradientTrans
         if nesterov:
             raise ValueError("nesterov must be False without a momentum, got True.")
         return None
-    check_number("momentum", momentum, *_DECAY)
+    check_number("momentum", momentum, lambda decay: 0 <= decay < 1, "in [0, 1)")
     return optax.trace(momentum, nesterov)
 
 
@@ -444,8 +443,8 @@ def ag_adam(
       learning_rate: initial rate eta_0 or an Optax schedule.
       alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.001.
       gain: step of log(rate) per standard deviation, finite and at least 0; see `alera`.
-      b1: decay of Adam's first moment, in [0, 1).
-      b2: decay of Adam's second moment, in [0, 1).
+      b1: decay of Adam's first moment, in [0, 1].
+      b2: decay of Adam's second moment, in [0, 1].
       eps: Adam's epsilon, added to the root of the second moment.
       eps_root: added under that root.
       nesterov: whether Adam takes Nesterov's momentum.
@@ -476,8 +475,8 @@ def ag_adam(
     Source: arXiv 1709.01427, Section 3.3. Deviation: Optax's Adam adds eps after the bias
     correction, the authors' before it.
     """
-    check_number("b1", b1, *_DECAY)
-    check_number("b2", b2, *_DECAY)
+    for name, decay in (("b1", b1), ("b2", b2)):  # 1 is what bfloat16 makes of 0.999
+        check_number(name, decay, lambda b: 0 <= b <= 1, "in [0, 1]")
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
     return optax.chain(
         scale_by_alera(

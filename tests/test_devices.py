@@ -11,7 +11,7 @@ import pytest
 @pytest.mark.slow
 def test_on_eight_devices():
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "devices.py"],
+        [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "devices.py"],
         cwd=Path(__file__).parent,
         env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
         capture_output=True,
