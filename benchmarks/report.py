@@ -142,6 +142,7 @@ def _complete(runs: pd.DataFrame) -> str:
         settings=("setting", "nunique"),
         rates=("learning_rate", "nunique"),
         seeds=("seed", "nunique"),
+        runs=("seed", "size"),
     )
     return _markdown(counted.reset_index().set_index("optimizer"))
 
@@ -167,6 +168,8 @@ def save_robustness(runs: pd.DataFrame, path: Path) -> None:
             axis.set_yscale("log")
             axis.set_yticks([2, 5, 10, 20, 50, 90], [2, 5, 10, 20, 50, 90])
             axis.minorticks_off()
+        for axis in axes.flat[max(len(rivals) - _COLUMNS, 0) : len(rivals)]:
+            axis.tick_params(labelbottom=True)  # the lowest of each column
         figure.supxlabel("initial learning rate")
         figure.supylabel("test error (%)")
         figure.suptitle("SALERA (blue, in every panel) and its rivals", fontsize=11)
