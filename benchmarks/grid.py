@@ -214,7 +214,7 @@ def _functions(run: Run, size: int) -> tuple[Callable[..., Any], Callable[..., A
     def start(
         seed: jax.Array, numbers: dict[str, jax.Array], examples: train.Examples
     ) -> train.Carry:
-        key, _ = jax.random.split(jax.random.key(seed))
+        key, _ = train.keys(seed)
         return train.init(model, optimizer(numbers), key, examples)
 
     def epoch(
@@ -225,7 +225,7 @@ def _functions(run: Run, size: int) -> tuple[Callable[..., Any], Callable[..., A
         examples: train.Examples,
         test: train.Examples,
     ) -> tuple[train.Carry, Epoch]:
-        _, key = jax.random.split(jax.random.key(seed))
+        _, key = train.keys(seed)
         order = train.epoch_order(key, index, size, batch_size)
         carry, records = train.train_chunk(model, optimizer(numbers), carry, examples, order)
         measured = train.evaluate(model, train.variables(carry, averaged), test)

@@ -93,6 +93,8 @@ OPTIMIZERS: dict[str, Recipe] = {
     "momo": Recipe(contrib.momo, 1.0),
 }
 
+_OF_THE_RUN = ("total_steps", "minibatch_ratio")  # arguments that are no hyperparameters
+
 GROUPS = {"leaf": None, "module": salera_optax.by_module, "all": "all"}
 """What shares a learning rate: the argument `groups` of the library, by name."""
 
@@ -148,9 +150,8 @@ def build(
     arguments = dict(values)
     if arguments.get("groups") is not None:
         arguments["groups"] = GROUPS[arguments["groups"]]
-    guard = {option: arguments.pop(option) for option in _GUARD if option in arguments}
-    if not recipe.guarded:
-        arguments, guard = arguments | guard, {}
+    of_guard = [option for option in _GUARD if recipe.guarded and option in arguments]
+    guard = {option: arguments.pop(option) for option in of_guard}
     run = {"total_steps": total_steps, "minibatch_ratio": minibatch_ratio}
     taken = inspect.signature(recipe.factory).parameters
     tx = recipe.factory(**arguments, **{key: run[key] for key in _OF_THE_RUN if key in taken})
@@ -166,7 +167,6 @@ def _options(factory: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-_OF_THE_RUN = ("total_steps", "minibatch_ratio")
 _GUARD = _options(salera_optax.page_hinkley)
 
 

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from benchmarks.grid import Results
 from benchmarks.grid_command import RESULTS
 from benchmarks.plots import COLOURS, STYLE
+from benchmarks.run import FAILED
 
-_FAILED = 0.8  # the paper's bound of the test error
 _PROBLEM = ["dataset", "model", "minibatch_ratio", "epochs"]
 _CHANCE = 90  # % wrong when guessing one of ten classes
 _COLUMNS = 4  # of panels in a figure
@@ -45,7 +45,7 @@ def table(results: Results) -> pd.DataFrame:
                 "learning_rate": rate,
                 "setting": ", ".join(f"{name} {value}" for name, value in chosen.items()),
                 "error": 100 * error,
-                "failed": loss is None or error > _FAILED,
+                "failed": loss is None or error > FAILED,
                 "alarms": sum(result["alarms"]),
                 "device": f"{result['devices']} x {result['device']}, {result['precision']}",
             }

@@ -16,7 +16,7 @@ from benchmarks.data import Dataset, Split
 from benchmarks.log import LogWriter
 
 _CHUNK = 10  # steps between two looks at the progress
-_FAILED = 0.8  # the paper's bound: a run with a larger test error has failed
+FAILED = 0.8  # the paper's bound: a run with a larger test error has failed
 _SHORT = 1000  # so many steps can be too few to learn anything
 _RATE = "learning_rate/"
 
@@ -51,7 +51,7 @@ class Result(NamedTuple):
         """Empty when all went well, or what went wrong."""
         if self.nonfinite_since is not None:
             return f"DIVERGED, the loss is not finite since step {self.nonfinite_since}: "
-        if self.test_error > _FAILED:
+        if self.test_error > FAILED:
             return "FAILED TO LEARN: " if self.steps > _SHORT else "NOTHING LEARNED YET: "
         return ""
 
@@ -82,7 +82,7 @@ class Trainer:
             total_steps=config.epochs * self.steps_per_epoch,
             minibatch_ratio=config.minibatch_ratio,
         )
-        init_key, self.order_key = jax.random.split(jax.random.key(config.seed))
+        init_key, self.order_key = train.keys(config.seed)
         self.carry = _init(self.model, self.tx, init_key, self.train)
         self.result = Result(math.nan, steps=0, alarms=0, nonfinite_since=None)
 

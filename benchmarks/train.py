@@ -79,6 +79,12 @@ def _carried(state: TrainState) -> Carry:
     return Carry(*(getattr(state, name) for name in Carry._fields))
 
 
+def keys(seed: int | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The random keys of a run: of the initial parameters, and of the order of the examples."""
+    init_key, order_key = jax.random.split(jax.random.key(seed))
+    return init_key, order_key
+
+
 def batch_size(size: int, ratio: float) -> int:
     """The number of examples in a minibatch, `ratio` of the training set."""
     return max(1, round(ratio * size))

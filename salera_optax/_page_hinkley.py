@@ -82,7 +82,7 @@ def copied(tree: Any) -> Any:
     )
 
 
-def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
+def select(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
 
 
@@ -299,9 +299,9 @@ def page_hinkley(
         # since init.
         started = (state.detector.n > 0) | (state.alarms > 0)
         if restore_inner:  # Selected first, so that the inner optimizer can reuse the buffers.
-            inner_state = _select(alarm & started, state.inner_snapshot, inner_state)
+            inner_state = select(alarm & started, state.inner_snapshot, inner_state)
         if rollback:
-            snapshot = _select(hold & started, snapshot, params)
+            snapshot = select(hold & started, snapshot, params)
 
         def go(updates: Any, inner_state: Any, params: Any, snapshot: Any) -> tuple[Any, Any]:
             del snapshot
@@ -319,7 +319,7 @@ def page_hinkley(
                 moves = jax.tree.map(lambda s, p: _keep_finite(s - p, p), snapshot, params)
             if on_alarm is None:
                 return moves, inner_state
-            return moves, _select(alarm, on_alarm(inner_state), inner_state)
+            return moves, select(alarm, on_alarm(inner_state), inner_state)
 
         # XLA copies every buffer unless the branch that returns its operands untouched is
         # branch 0, the false one.
@@ -331,7 +331,7 @@ def page_hinkley(
             scale=scale,
             recovery=recovery,
             settling=alarm if rollback else state.settling,
-            detector=_select(settle, state.detector, observed),
+            detector=select(settle, state.detector, observed),
             snapshot=snapshot,
             inner_snapshot=inner_state if restore_inner else None,
             inner_state=after,

@@ -51,9 +51,20 @@ def step(
       >>> [round(float(xi), 2) for xi in x]
       [0.33, -0.66]
     """
+    return stepped(tx, grads, opt_state, params, value=value, **extra)
+
+
+def stepped(
+    tx: optax.GradientTransformation | optax.MultiSteps,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+    **extra: Any,
+) -> tuple[Any, Any]:
+    """The same as `step`, with `value` among `extra` or without one."""
     if isinstance(tx, optax.GradientTransformation):
         tx = optax.with_extra_args_support(tx)
-    updates, opt_state = tx.update(grads, opt_state, params, value=value, **extra)
+    updates, opt_state = tx.update(grads, opt_state, params, **extra)
     return restored(opt_state, optax.apply_updates(params, updates)), opt_state
 
 

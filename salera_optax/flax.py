@@ -16,8 +16,8 @@ from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training import train_state
 from jax.typing import ArrayLike
 
-from salera_optax._page_hinkley import PageHinkleyState, copied, like
-from salera_optax._step import guards, restored
+from salera_optax._page_hinkley import PageHinkleyState, copied, like, select
+from salera_optax._step import guards, restored, stepped
 from salera_optax._validation import check_same_tree
 
 __all__ = ["Optimizer", "TrainState"]
@@ -69,7 +69,8 @@ def _finite(x: ArrayLike) -> jax.Array:
 
 
 def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda y, n: like(jnp.where(condition, y, n), n), yes, no)
+    """`select` in the dtypes of `no`."""
+    return jax.tree.map(like, select(condition, yes, no), no)
 
 
 class TrainState(train_state.TrainState, kw_only=True):
@@ -175,7 +176,8 @@ class TrainState(train_state.TrainState, kw_only=True):
             cannot come back because this state was not created with a guard or with that
             collection.
         """
-        if value is None and guards(self.opt_state):
+        before = guards(self.opt_state)
+        if value is None and before:
             raise TypeError(
                 "apply_gradients: missing argument 'value', the minibatch loss (a real scalar), "
                 "which the guard of this optimizer watches: call "
@@ -183,23 +185,19 @@ class TrainState(train_state.TrainState, kw_only=True):
             )
         # Flax keeps the scales of fp8 beside the parameters, to be overwritten by their gradients.
         overwritten = isinstance(grads, Mapping) and OVERWRITE_WITH_GRADIENT in grads
-        params = self.params["params"] if overwritten else self.params
-        tx = self.tx
-        if isinstance(tx, optax.GradientTransformation):
-            tx = optax.with_extra_args_support(tx)
-        updates, opt_state = tx.update(
+        params, opt_state = stepped(
+            self.tx,
             grads["params"] if overwritten else grads,
             self.opt_state,
-            params,
+            self.params["params"] if overwritten else self.params,
             **({} if value is None else {"value": value}),
         )
-        params = restored(opt_state, optax.apply_updates(params, updates))
-        call = _Call(guards(self.opt_state), guards(opt_state))
+        call = _Call(before, guards(opt_state)) if before else None
         if overwritten:
-            name = OVERWRITE_WITH_GRADIENT
-            kept = call.after(self.params[name], self.params[name], grads[name])
-            params = {"params": params, name: kept if guards(opt_state) else grads[name]}
-        fields = self._rolled_back(call, kwargs) if guards(opt_state) else kwargs
+            old, new = (tree[OVERWRITE_WITH_GRADIENT] for tree in (self.params, grads))
+            kept = new if call is None else call.after(old, old, new)
+            params = {"params": params, OVERWRITE_WITH_GRADIENT: kept}
+        fields = kwargs if call is None else self._rolled_back(call, kwargs)
         return self.replace(step=self.step + 1, params=params, opt_state=opt_state, **fields)
 
     def _rolled_back(self, call: _Call, given: dict[str, Any]) -> dict[str, Any]:
@@ -258,7 +256,8 @@ class Optimizer(nnx.Optimizer[_Model]):
 
     Example:
       >>> import jax, jax.numpy as jnp, salera_optax
-      >>> from flax import core, nnx, struct
+      >>> from flax import nnx
+      >>> from salera_optax.flax import Optimizer
       >>> class Net(nnx.Module):
       ...   def __init__(self, rngs):
       ...     self.norm = nnx.BatchNorm(3, rngs=rngs)
