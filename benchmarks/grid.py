@@ -1,5 +1,6 @@
-"""Many runs at once: seeds and hyperparameters side by side in one program, on all devices.
+"""Many runs at once: hyperparameters side by side in one program, on all devices.
 
+Runs of one seed go together: they take the same minibatches, which are then gathered once for all.
 Each run that ends is one line of JSON; what has its line already is not run again.
 """
 
@@ -56,9 +57,9 @@ class Run(NamedTuple):
 
     @property
     def program(self) -> str:
-        """What the runs of one program have in common, as text to sort by."""
+        """What the runs that go side by side have in common, as text to sort by."""
         fixed = [(name, name in self.numbers or value) for name, value in self.hyperparameters]
-        return repr((*self[:5], fixed))
+        return repr((*self[:5], fixed, self.seed))
 
 
 class Epoch(NamedTuple):
@@ -122,7 +123,7 @@ def run_grid(runs: Iterable[Run], dataset: Dataset, results: Results) -> int:
       How many had none.
     """
     done = {run for run, _ in results}
-    left = sorted(set(runs) - done, key=lambda run: (run.program, run.hyperparameters, run.seed))
+    left = sorted(set(runs) - done, key=lambda run: (run.program, run.hyperparameters))
     mesh = jax.make_mesh((jax.device_count(),), ("runs",), (AxisType.Auto,))
     examples = [
         train.Examples(*jax.device_put(tuple(split), NamedSharding(mesh, P()))) for split in dataset
@@ -148,17 +149,17 @@ class _Together:
         most = _AT_ONCE if device.platform == "cpu" else _AT_ONCE_ON_ACCELERATOR * devices
         self.size = min(len(runs), most)
         split = NamedSharding(mesh, P("runs"))
+        seed = jax.device_put(np.uint32(runs[0].seed), NamedSharding(mesh, P()))
         start, epoch = _functions(runs[0], examples[0].labels.size)
         while True:
             # Every device has the same number of them; a few may be run twice to make it so.
             filled = -(-self.size // devices) * devices
             members = [runs[index % self.size] for index in range(filled)]
-            seeds = np.array([run.seed for run in members], np.uint32)
             numbers = {
                 name: np.array([run.numbers[name] for run in members], np.float32)
                 for name in members[0].numbers
             }
-            self.members = jax.device_put((seeds, numbers), split)
+            self.members = (seed, jax.device_put(numbers, split))
             self.start = jax.jit(start, out_shardings=split)
             carry = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split),
@@ -233,8 +234,8 @@ def _functions(run: Run, size: int) -> tuple[Callable[..., Any], Callable[..., A
         return carry, Epoch(measured.error, records.loss.mean(), alarms)
 
     return (
-        jax.vmap(start, in_axes=(0, 0, None)),
-        jax.vmap(epoch, in_axes=(0, 0, 0, None, None, None)),
+        jax.vmap(start, in_axes=(None, 0, None)),
+        jax.vmap(epoch, in_axes=(0, None, 0, None, None, None)),
     )
 
 

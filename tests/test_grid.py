@@ -90,7 +90,7 @@ def test_runs_that_do_not_fit_into_the_memory_are_run_in_smaller_numbers(
         return sizes[-1] <= 2
 
     monkeypatch.setattr(grid, "_fits", fits)
-    runs = [a_run(seed=seed) for seed in range(5)]
+    runs = [a_run(learning_rate=rate) for rate in (0.1, 0.2, 0.3, 0.4, 0.5)]
     run_grid(runs, data.load("digits"), Results(tmp_path))
     assert set(outcomes(tmp_path)) == set(runs)
     assert sizes == [5, 2, 3, 2]  # 3 became 1, which is not asked about
