@@ -271,6 +271,8 @@ def page_hinkley(
             raise ValueError("page_hinkley: params must be the current parameters, got None.")
         if rollback:
             check_same_tree("page_hinkley", "params", params, state.snapshot)
+        if restore_inner:
+            check_same_tree("page_hinkley", "inner_state", state.inner_state, state.inner_snapshot)
         check_same_tree("page_hinkley", "updates", updates, params)
         _check_axes(params, value, state, axis_name)
         dtype = state.scale.dtype

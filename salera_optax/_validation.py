@@ -60,7 +60,8 @@ def check_value(caller: str, value: Any) -> None:
     if value is None:
         raise TypeError(
             f"{caller}: missing argument 'value', the minibatch loss (a real scalar): call "
-            "update(grads, state, params, value=loss)."
+            "update(grads, state, params, value=loss). (Flax's own TrainState cannot pass it on: "
+            "salera_optax.flax.TrainState can.)"
         )
     try:
         array = jnp.asarray(value)

@@ -143,18 +143,18 @@ class TrainState(train_state.TrainState, kw_only=True):
         """
         create: Any = super().create  # not annotated
         state: Self = create(apply_fn=apply_fn, params=params, tx=tx, **kwargs)
-        guarded = bool(guards(state.opt_state))
-        return state.replace(snapshot=copied(state._collections()) if guarded else None)
+        if not guards(state.opt_state):
+            return state
+        held = {name: held for name, held in state._collections().items() if held is not None}
+        return state.replace(snapshot=copied(held))
 
     def _collections(self) -> dict[str, Any]:
-        """The fields beyond Flax's own that hold arrays."""
+        """The fields beyond Flax's own that may hold arrays."""
         known = {field.name for field in dataclasses.fields(train_state.TrainState)}
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in {*known, "snapshot"}
-            and field.metadata.get("pytree_node", True)
-            and getattr(self, field.name) is not None
+            if field.name not in {*known, "snapshot"} and field.metadata.get("pytree_node", True)
         }
 
     def apply_gradients(self, *, grads: Any, value: ArrayLike | None = None, **kwargs: Any) -> Self:
@@ -205,14 +205,18 @@ class TrainState(train_state.TrainState, kw_only=True):
         collections, fields = self._collections(), dict(given)
         for name in collections.keys() & given.keys():
             if name not in (self.snapshot or {}):
+                if not jax.tree.leaves(given[name]):
+                    continue  # nothing that could come back
                 raise ValueError(
                     f"apply_gradients: {name} could not come back at an alarm, for this state was "
                     f"not created with a guarded optimizer and {name}: make it with "
                     "TrainState.create, or set what need not come back with replace."
                 )
-            saved, new = self.snapshot[name], _thawed_like(self.snapshot[name], given[name])
+            saved = self.snapshot[name]
+            old, new = (_thawed_like(saved, part) for part in (collections[name], given[name]))
+            check_same_tree("apply_gradients", f"the {name} of the state", old, saved)
             check_same_tree("apply_gradients", name, new, saved)
-            fields[name] = call.after(saved, collections[name], new)
+            collections[name], fields[name] = old, call.after(saved, old, new)
         if self.snapshot is None:
             return fields
         return fields | {
@@ -314,6 +318,11 @@ class Optimizer(nnx.Optimizer[_Model]):
         before = guards(nnx.as_pure(self.opt_state))
         if not before:
             return super().update(model, grads, **kwargs)
+        if kwargs.get("value") is None:
+            raise TypeError(
+                "update: missing argument 'value', the minibatch loss (a real scalar), which the "
+                "guard of this optimizer watches: call update(model, grads, value=loss)."
+            )
         stats = self._of(model, nnx.BatchStat)
         old, saved = nnx.as_pure(self.last_batch_stats), nnx.as_pure(self.snapshot)
         check_same_tree("update", "the batch statistics", stats, saved)

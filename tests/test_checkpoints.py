@@ -77,6 +77,30 @@ def test_a_guard_goes_around_an_optimizer_from_an_old_checkpoint(tmp_path):
     np.testing.assert_allclose(stepped["w"], expected["w"], rtol=2e-3)
 
 
+def test_a_guard_goes_around_the_optimizer_of_an_old_nnx_checkpoint(tmp_path):
+    def fresh():
+        net = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+        return net, nnx.Optimizer(net, optax.adam(0.1), wrt=nnx.Param)
+
+    net, old = fresh()
+    ones = jax.tree.map(jnp.ones_like, nnx.state(net, nnx.Param))
+    for _ in range(5):
+        old.update(net, ones)
+    saved(tmp_path, nnx.state((net, old)))
+
+    again, old_again = fresh()
+    nnx.update((again, old_again), restored(tmp_path, nnx.state((again, old_again))))
+    guarded = Optimizer(again, salera_optax.page_hinkley(optax.adam(0.1)), wrt=nnx.Param)
+    guarded.opt_state = guarded.opt_state._replace(inner_state=old_again.opt_state)
+    before = np.asarray(again.kernel[...])
+    guarded.update(again, ones, value=1.0)
+    old.update(net, ones)
+    np.testing.assert_array_equal(again.kernel[...], net.kernel[...])
+    guarded.update(again, ones, value=jnp.nan)  # back to what had been restored, Adam's state too
+    np.testing.assert_array_equal(again.kernel[...], before)
+    assert int(guarded.opt_state.inner_state[0].count[...]) == 5
+
+
 def test_an_nnx_optimizer_goes_on_bit_for_bit(tmp_path):
     def fresh():
         net = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
@@ -140,3 +164,14 @@ def test_parameters_restored_as_lists_are_refused():
     lists = {"layers": PARAMS["layers"], "head": list(PARAMS["head"])}
     with pytest.raises(ValueError, match=r"params must have the tree structure.*checkpoint"):
         salera_optax.step(tx, PARAMS, tx.init(PARAMS), lists, value=1.0)
+
+
+def test_an_old_state_restored_as_lists_is_refused_inside_a_guard(tmp_path):
+    adam = optax.adam(0.1)
+    saved(tmp_path, adam.init(PARAMS))
+    with ocp.CheckpointManager(tmp_path) as manager:
+        old = manager.restore(0, args=ocp.args.StandardRestore())
+    tx = salera_optax.page_hinkley(adam)
+    state = tx.init(PARAMS)._replace(inner_state=old)
+    with pytest.raises(ValueError, match=r"inner_state must have the tree structure.*checkpoint"):
+        tx.update(PARAMS, state, PARAMS, value=1.0)

@@ -216,6 +216,28 @@ def test_linen_takes_frozen_and_thawed_collections():
     assert_same_bits(after.batch_stats.unfreeze(), linen_step(state, INPUTS[0]).batch_stats)
 
 
+def test_linen_takes_frozen_statistics_loaded_after_create():
+    params, stats = {"w": jnp.ones(3)}, {"norm": {"mean": jnp.ones(2)}}
+    state = salera_flax.TrainState.create(
+        apply_fn=None, params=params, batch_stats=stats, tx=salera_optax.salera(0.1)
+    )
+    state = state.replace(batch_stats=core.freeze(stats))
+    new = jax.tree.map(lambda x: x + 1, stats)
+    state = state.apply_gradients(grads=params, value=1.0, batch_stats=new)
+    assert_same_bits(state.batch_stats, new)
+    state = state.apply_gradients(grads=params, value=jnp.nan, batch_stats=new)
+    assert_same_bits((state.params, state.batch_stats), (params, stats))
+
+
+def test_linen_takes_empty_collections_of_a_model_without_any():
+    state = salera_flax.TrainState.create(
+        apply_fn=None, params={"w": jnp.ones(3)}, tx=salera_optax.salera(0.1)
+    )
+    for _ in range(2):
+        state = state.apply_gradients(grads=state.params, value=1.0, batch_stats={})
+    assert state.batch_stats == {}
+
+
 def test_linen_fields_that_are_not_given_may_change_their_shape():
     state = linen_state(
         salera_optax.salera(0.1), WithKey, spectra={"u": jnp.ones(3)}, key=jax.random.key(0)
@@ -338,6 +360,24 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"batch_stats could not come back.*not created with"):
             state.apply_gradients(grads=self.grads, value=1.0, batch_stats=state.batch_stats)
 
+    def test_state_made_without_the_collection(self):
+        stats = self.state().batch_stats
+        state = self.state().replace(batch_stats=None)
+        with pytest.raises(ValueError, match=r"the batch_stats of the state must have the tree"):
+            state.apply_gradients(grads=self.grads, value=1.0, batch_stats=stats)
+        state = salera_flax.TrainState.create(
+            apply_fn=None, params=self.grads, tx=salera_optax.salera(0.1)
+        )
+        with pytest.raises(ValueError, match=r"batch_stats could not come back.*not created with"):
+            state.apply_gradients(grads=self.grads, value=1.0, batch_stats=stats)
+
+    def test_flax_s_own_state_with_a_guard(self):
+        state = train_state.TrainState.create(
+            apply_fn=None, params=self.grads, tx=salera_optax.salera(0.1)
+        )
+        with pytest.raises(TypeError, match=r"missing argument 'value'.*salera_optax\.flax"):
+            state.apply_gradients(grads=self.grads)
+
     def test_guard_that_came_later_and_no_collections(self):
         state, tx = self.state(optax.sgd(0.1)), salera_optax.salera(0.1)
         state = state.replace(tx=tx, opt_state=tx.init(state.params))
@@ -352,7 +392,7 @@ class TestErrors:
         net = NnxNet(nnx.Rngs(0))
         optimizer = salera_flax.Optimizer(net, salera_optax.salera(0.1), wrt=nnx.Param)
         grads = nnx.state(net, nnx.Param)
-        with pytest.raises(TypeError, match=r"missing argument 'value'"):
+        with pytest.raises(TypeError, match=r"'value'.*call update\(model, grads, value=loss\)"):
             optimizer.update(net, grads)
 
     def test_nnx_other_model(self):
