@@ -69,9 +69,17 @@ SLICES = {
         _HALF_DECADES,
         {name: {} for name, recipe in optimizers.OPTIMIZERS.items() if not recipe.guarded},
     ),
+    "divisor": Slice(
+        (0.1, 1.0),
+        {
+            "salera": _alera((0.01, 0.1, 0.25), (3e-6, 3e-5), detector="robust", groups="module")
+            | {"factor": (1 / 2, 1 / 3, 1 / 4, 1 / 5)}
+        },
+    ),
 }
-"""By name: the paper's whole grid; the settings that it calls robust, and its rivals'; and every
-optimizer at its defaults, as a user would first try it."""
+"""By name: the paper's whole grid; the settings that it calls robust, and its rivals'; every
+optimizer at its defaults, as a user would first try it; and the settings that explode most often,
+with several factors of an alarm."""
 
 
 def space(
@@ -166,6 +174,7 @@ def grid(
     Each run that ends adds one line of JSON to the results, so an interrupted grid goes on where it
     was. paper: the paper's whole grid. robust: its robust settings, and those of its rivals.
     defaults: every optimizer at its defaults, over seven decades of initial learning rates.
+    divisor: SALERA where it explodes most often, with several dividing factors.
     """
     try:
         runs = list(

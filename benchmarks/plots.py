@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 # Okabe and Ito's colours, told apart by the colour-blind; vermillion is kept for alarms.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
-_ALARM = "#D55E00"
+ALARM = "#D55E00"
 _ALARM_WIDTH = 0.9
 _LEGEND: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
 STYLE: dict[Any, Any] = {
@@ -55,9 +55,9 @@ def save_comparison(logs: Sequence[Log], path: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 6 + 0.3 * rows), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(3, 1, sharex=True, height_ratios=(10, 10, 1 + rows))
-        for log, colour in zip(logs, _palette(rows), strict=True):
+        for log, colour in zip(logs, palette(rows), strict=True):
             axes[0].plot(*_errors(log), "o-", color=colour, ms=4, label=_outcome(log))
-            losses = _losses(log)
+            losses = losses_of(log)
             axes[1].plot(_epochs(log), losses, color=colour, lw=0.6, alpha=0.25)
             mean = np.where(_finite(log), _smooth(losses), np.nan)
             axes[1].plot(_epochs(log), mean, color=colour, lw=1.6)
@@ -65,10 +65,10 @@ def save_comparison(logs: Sequence[Log], path: Path) -> None:
         _scale(axes[0], np.concatenate([_errors(log)[1] for log in logs]))
         axes[1].plot([], [], color="grey", lw=0.6, label="each minibatch")
         axes[1].plot([], [], color="grey", lw=1.6, label="geometric mean")
-        axes[1].plot([], [], "|", color=_ALARM, ms=10, mew=1.5, label="alarm")
+        axes[1].plot([], [], "|", color=ALARM, ms=10, mew=1.5, label="alarm")
         axes[1].plot([], [], "x", color="grey", ms=5, label="not finite")
         axes[1].set_ylabel("minibatch loss")
-        shown = np.concatenate([_losses(log) for log in logs])
+        shown = np.concatenate([losses_of(log) for log in logs])
         shown = shown[shown < 1000 * max(log.steps[0]["loss"] or 1 for log in logs)]
         if shown.size:
             _scale(axes[1], shown, always_log=True)
@@ -85,7 +85,7 @@ def _draw_events(axis: Axes, logs: Sequence[Log]) -> None:
         epochs = _epochs(log)
         lost, alarms = epochs[~_finite(log)], _alarms(log, epochs)
         axis.plot(lost, np.full(lost.shape, row), "x", color="grey", ms=5)
-        axis.plot(alarms, np.full(alarms.shape, row), "|", color=_ALARM, ms=10, mew=1.5)
+        axis.plot(alarms, np.full(alarms.shape, row), "|", color=ALARM, ms=10, mew=1.5)
     counts = [_alarm_count(log) if "alarms" in log.steps[0] else "no guard" for log in logs]
     names = [log.config["optimizer"] for log in logs]
     axis.set_yticks(
@@ -141,12 +141,17 @@ def _errors(log: Log) -> tuple[list[int], Floats]:
     return [line["epoch"] for line in log.epochs], errors
 
 
+def alarms_of(log: Log) -> npt.NDArray[np.int64]:
+    """The steps that raised an alarm."""
+    return np.array([line["step"] for line in log.steps if line["alarm"]], dtype=np.int64)
+
+
 def _finite(log: Log) -> npt.NDArray[np.bool_]:
     """Whether the loss of each step is finite."""
     return np.array([line["loss"] is not None for line in log.steps])
 
 
-def _losses(log: Log) -> Floats:
+def losses_of(log: Log) -> Floats:
     """The minibatch losses; NaN where one cannot be drawn on a logarithmic scale."""
     losses = _floats([line["loss"] for line in log.steps])
     return np.where(losses > 0, losses, np.nan)
@@ -162,7 +167,7 @@ def _draw_errors(axis: Axes, log: Log) -> None:
 
 def _draw_losses(axis: Axes, epochs: Floats, log: Log) -> None:
     finite = _finite(log)
-    shown = _losses(log)
+    shown = losses_of(log)
     axis.plot(epochs, shown, color="#7DB8DC", lw=0.8, label="each minibatch")
     axis.plot(epochs, _smooth(shown), color=COLOURS[0], lw=1.4, label="geometric mean")
     if not finite.all():
@@ -171,7 +176,7 @@ def _draw_losses(axis: Axes, epochs: Floats, log: Log) -> None:
             lost,
             np.full(lost.shape, 0.97),
             "x",
-            color=_ALARM,
+            color=ALARM,
             ms=5,
             clip_on=False,
             transform=axis.get_xaxis_transform(),
@@ -185,7 +190,7 @@ def _draw_losses(axis: Axes, epochs: Floats, log: Log) -> None:
 def _draw_rates(axis: Axes, epochs: Floats, log: Log) -> None:
     groups = list(log.steps[0]["learning_rate"])
     modules = list(dict.fromkeys(_module(group) for group in groups))
-    colours = dict(zip(modules, _palette(len(modules)), strict=True))
+    colours = dict(zip(modules, palette(len(modules)), strict=True))
     drawn = []
     for group in groups:
         rates = _floats([line["learning_rate"][group] for line in log.steps])
@@ -210,9 +215,9 @@ def _mark_alarms(axes: Sequence[Axes], epochs: Floats, log: Log) -> None:
     alarms = _alarms(log, epochs)
     for axis in axes:
         for alarm in alarms:
-            axis.axvline(alarm, color=_ALARM, lw=_ALARM_WIDTH, zorder=2.5)
+            axis.axvline(alarm, color=ALARM, lw=_ALARM_WIDTH, zorder=2.5)
     if alarms.size:
-        axes[0].plot([], [], color=_ALARM, lw=_ALARM_WIDTH, label=_alarm_count(log))
+        axes[0].plot([], [], color=ALARM, lw=_ALARM_WIDTH, label=_alarm_count(log))
     axes[0].legend(**_LEGEND)
 
 
@@ -221,7 +226,8 @@ def _module(group: str) -> str:
     return group.rpartition("/")[0] or group
 
 
-def _palette(count: int) -> Sequence[Any]:
+def palette(count: int) -> Sequence[Any]:
+    """So many colours, told apart as well as may be."""
     if count <= len(COLOURS):
         return COLOURS[:count]
     return list(mpl.colormaps["viridis"](np.linspace(0, 0.9, count)))

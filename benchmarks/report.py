@@ -1,101 +1,214 @@
 """`python -m benchmarks report`: tables and figures from the results of the grid, never typed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from benchmarks.grid import Results
+from benchmarks import figures
+from benchmarks.grid import Results, Run
 from benchmarks.grid_command import RESULTS
-from benchmarks.plots import COLOURS, STYLE
+from benchmarks.log import LOG, Log, read_log
 from benchmarks.run import FAILED
 
 _PROBLEM = ["dataset", "model", "minibatch_ratio", "epochs"]
-_CHANCE = 90  # % wrong when guessing one of ten classes
-_COLUMNS = 4  # of panels in a figure
+_SETTING = ["optimizer", "setting", "learning_rate"]
+_HORIZONS = (5, 20)  # epochs after which the paper measures
 _NOTES = {"cifar10": "CIFAR-10 here is a recompressed copy: compare within this table only."}
-# What the paper reports, where it is known to us.
+# What is at hand of the paper's numbers, in %: failed runs over all its problems, and the test
+# error of its robust setting.
 _PAPER_FAILURES = {"alera": 18.3, "published-salera": 11.7}
+_PAPER_ROBUST = {"mnist m2 0.1 %, 5": 1.87, "mnist m2 0.1 %, 20": 1.68}  # SALERA
 
 
 def table(results: Results) -> pd.DataFrame:
-    """All results, a row each.
+    """All results, a row for each run after 5 and after 20 epochs, as in the paper.
+
+    A run of another length counts after its last epoch too, one whose learning rate follows a
+    schedule only then.
 
     Args:
       results: those of the grid.
 
     Returns:
-      The fields of `Run`, with `learning_rate` and `setting` (the other hyperparameters, as text)
-      for the hyperparameters; `error`, in %, after the last epoch; `failed`, as the paper defines
-      it; `alarms` in all; `device` and `precision`.
+      The fields of `Run`, with the epochs after which it was measured, and with `learning_rate`,
+      `setting` (the other hyperparameters, as text) and `divisor` (of an alarm, NaN for the
+      default) for the hyperparameters; `problem`, as text; `error`, in %, and `errors`, those
+      after each epoch; `failed`, as the paper defines it; `alarms` in all; `seconds` that the
+      whole run took; `device` and `precision`.
     """
-    rows = []
+    rows = {}
     for run, result in results:
-        chosen = dict(run.hyperparameters)
-        rate = chosen.pop("learning_rate")
-        error, loss = result["test_error"][-1], result["train_loss"][-1]
-        rows.append(
-            run._asdict()
-            | {
-                "learning_rate": rate,
-                "setting": ", ".join(f"{name} {value}" for name, value in chosen.items()),
-                "error": 100 * error,
-                "failed": loss is None or error > FAILED,
-                "alarms": sum(result["alarms"]),
-                "device": f"{result['devices']} x {result['device']}, {result['precision']}",
-            }
-        )
-    return pd.DataFrame(rows).drop(columns="hyperparameters")
+        for epochs in _measured_after(run):
+            short = run._replace(epochs=epochs)
+            rows[short] = _row(short, result) | {"seconds": result.get("seconds")}
+    return pd.DataFrame(list(rows.values())).drop(columns="hyperparameters")
 
 
-def write_report(runs: pd.DataFrame, folder: Path) -> None:
-    """Writes `README.md` and its pictures into the folder."""
+def _measured_after(run: Run) -> Iterator[int]:
+    if not run.optimizer.startswith("cosine"):
+        yield from (epochs for epochs in _HORIZONS if epochs < run.epochs)
+    yield run.epochs
+
+
+def _row(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+    """The first `run.epochs` epochs of a result."""
+    chosen = dict(run.hyperparameters)
+    rate, divisor = chosen.pop("learning_rate"), 1 / chosen.get("factor", np.nan)
+    errors = [100 * error for error in result["test_error"][: run.epochs]]
+    lost = result["train_loss"][run.epochs - 1] is None
+    return run._asdict() | {
+        "problem": _problem(run.dataset, run.model, run.minibatch_ratio, run.epochs),
+        "learning_rate": rate,
+        "setting": ", ".join(f"{name} {value}" for name, value in chosen.items()),
+        "divisor": divisor,
+        "errors": errors,
+        "error": errors[-1],
+        "failed": lost or errors[-1] > 100 * FAILED,
+        "alarms": sum(result["alarms"][: run.epochs]),
+        "device": f"{result['devices']} x {result['device']}, {result['precision']}",
+    }
+
+
+def _problem(dataset: str, model: str, ratio: float, epochs: int) -> str:
+    return f"{dataset} {model} {100 * ratio:g} %, {epochs}"
+
+
+def write_report(runs: pd.DataFrame, folder: Path, catastrophe: Sequence[Log] = ()) -> None:
+    """Writes `README.md` and its pictures into the folder.
+
+    Args:
+      runs: those of `table`.
+      folder: where to.
+      catastrophe: logs of runs over the same minibatches, for Figure 1; one has alarms.
+    """
+    ablation = runs["divisor"].notna()
+    measured, runs = runs[ablation], runs[~ablation]
     parts = [
         "# Results",
         "Made by `python -m benchmarks report` from the runs in `runs/`; how to repeat or extend "
-        "them: `python -m benchmarks grid --help`. Errors are those on the whole test set after "
-        "the last epoch, in %, as the mean over the seeds; a run has failed when it is wrong on "
-        "more than 80 % or its loss is not finite.",
+        "them: `python -m benchmarks grid --help`. Errors are those on the whole test set, in %, "
+        "as the mean over the seeds; a run has failed when it is wrong on more than 80 % or its "
+        "loss is not finite. A problem is a data set, a model, the size of a minibatch in % of the "
+        "training set, and the number of epochs. What has not been run is left empty.",
+        "## The best of each optimizer",
+        "Table 1 of the paper: the least error over all settings and initial rates.",
+        _best_by_problem(runs),
+        "## One setting for all problems",
+        "Table 2 of the paper: the setting of each optimizer, initial rate included, with the "
+        "least sum of ranks over the problems on which all its settings have been run, and its "
+        "errors. Below, the numbers of the paper's robust SALERA, as far as they are at hand.",
+        _robust_over_problems(runs),
+        "## Failed runs",
+        "Over all problems of 20 epochs, at the initial rates and settings of the paper.",
+        _failures(_of_the_paper(runs[runs["epochs"] == _HORIZONS[-1]])),
+        *_pictures(runs, measured, folder, catastrophe),
     ]
-    for _, same in runs.groupby(_PROBLEM):
-        dataset, model, ratio, epochs = same[_PROBLEM].iloc[0]
-        name = f"{dataset}-{model}-{ratio:g}-{epochs}"
-        parts.append(f"## {dataset}, {model}, minibatch {100 * ratio:g} %, epochs: {epochs}")
-        parts += [_NOTES[dataset]] if dataset in _NOTES else []
-        plain, chosen = same[same["setting"] == ""], same[same["setting"] != ""]
-        if len(plain):
-            picture = f"robustness-{name}.png"
-            save_robustness(plain, folder / picture)
-            parts += [
-                "Every optimizer at its defaults, by initial learning rate.",
-                f"![Test error by initial learning rate, for every optimizer]({picture})",
-                _by_rate(plain),
-            ]
-        if len(chosen):
-            parts += ["The best setting of each optimizer.", _best(same)]
-            parts += ["The setting of each that is best over all initial rates.", _robust(chosen)]
-            parts += ["Failed runs; the paper's share is that over all its problems."]
-            parts += [_failures(chosen)]
-        parts += ["What has been run.", _complete(same)]
-    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    for problem, same in runs.groupby(_PROBLEM):
+        parts += _section(problem, same, folder)
+    text = "\n\n".join(part for part in parts if part)
+    (folder / "README.md").write_text(text + "\n", encoding="utf-8")
+
+
+def _of_the_paper(runs: pd.DataFrame) -> pd.DataFrame:
+    """Without the runs of an optimizer at its defaults, where it was run at chosen settings."""
+    has_settings = (runs["setting"] != "").groupby(runs["optimizer"]).transform("any")
+    return runs[(runs["setting"] != "") | ~has_settings]
+
+
+def _section(problem: tuple[Any, ...], runs: pd.DataFrame, folder: Path) -> Iterator[str]:
+    """What there is to say of one problem."""
+    dataset, model, ratio, epochs = problem
+    yield f"## {dataset}, {model}, minibatch {100 * ratio:g} %, epochs: {epochs}"
+    yield _NOTES.get(dataset, "")
+    plain, chosen = runs[runs["setting"] == ""], _of_the_paper(runs)
+    if "salera" in set(plain["optimizer"]):
+        picture = f"robustness-{dataset}-{model}-{ratio:g}-{epochs}.png"
+        figures.save_robustness(plain, folder / picture)
+        yield "Every optimizer at its defaults, by initial learning rate."
+        yield f"![Test error by initial learning rate, for every optimizer]({picture})"
+        yield _by_rate(plain)
+    if (chosen["setting"] != "").any():
+        yield "The best setting of each optimizer."
+        yield _best(chosen)
+        yield "The setting of each that is best over all initial rates, by the sum of ranks."
+        yield _robust(chosen)
+        yield "Failed runs; the paper's share is that over all its problems."
+        yield _failures(chosen)
+    yield "What has been run."
+    yield _complete(runs)
+
+
+def _pictures(
+    runs: pd.DataFrame, measured: pd.DataFrame, folder: Path, catastrophe: Sequence[Log]
+) -> Iterator[str]:
+    """The figures of the paper, as far as there are results for them."""
+    if catastrophe:
+        config = catastrophe[0].config
+        chosen = config["hyperparameters"]
+        figures.save_catastrophe(catastrophe, folder / "catastrophe.png")
+        yield "## A catastrophe, with and without the guard"
+        yield (
+            f"Figure 1 of the paper: {config['dataset']}, {config['model']}, initial rate "
+            f"{chosen['learning_rate']:g}, alpha {chosen['alpha']:g}, gain {chosen['gain']:g}, "
+            f"std {chosen['std']}, seed {config['seed']}. After "
+            f"{config['epochs']} epochs "
+            + ", ".join(
+                f"{log.config['optimizer']} is wrong on {100 * log.epochs[-1]['test_error']:.2f} %"
+                for log in catastrophe
+            )
+            + "."
+        )
+        yield "![Loss and learning rate with and without the guard](catastrophe.png)"
+    curves = _curves(_of_the_paper(runs))
+    if curves:
+        figures.save_curves(curves, folder / "curves.png")
+        yield "## Test error by epoch"
+        yield "Each optimizer at the setting and initial rate that are best on the problem."
+        yield "![Test error by epoch](curves.png)"
+    figures.save_dividing_cost(measured, folder / "divisor.png")
+    yield "## The dividing factor"
+    yield (
+        "Figure 3 of the paper: the expected cost of dividing the rates by zeta at every alarm, "
+        "J = (c + zeta - 1) / ln(zeta) for alarms that cost c (`benchmarks/figures.py` derives "
+        "it), and where it is least"
+        + (
+            "; beside it the errors of the hard settings, by the divisor that they were run with."
+            if len(measured)
+            else "."
+        )
+    )
+    yield "![Cost of the dividing factor](divisor.png)"
+    if len(measured):
+        yield _by_divisor(measured)
+
+
+def _curves(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """By problem of 20 epochs and optimizer, the errors by epoch at the best setting and rate."""
+    long = runs[(runs["epochs"] == _HORIZONS[-1]) & ~runs["failed"]]
+    best = long.loc[long.groupby(["problem", "optimizer"])["error"].idxmin()]
+    return {
+        str(problem): dict(zip(rows["optimizer"], rows["errors"], strict=True))
+        for problem, rows in best.groupby("problem")
+    }
 
 
 def _markdown(frame: pd.DataFrame) -> str:
     return str(frame.to_markdown(floatfmt=".2f"))
 
 
-def _by_rate(runs: pd.DataFrame) -> str:
-    """Mean error by optimizer and rate; the worst seed counts where one has failed."""
-    cells = runs.groupby(["optimizer", "learning_rate"])
-    shown = cells["error"].mean().map("{:.2f}".format).where(~cells["failed"].any(), "failed")
-    wide = shown.unstack()
-    wide.columns = [f"{rate:g}" for rate in wide.columns]
-    return str(wide.fillna("").to_markdown(disable_numparse=True))
+def _numbers(frame: pd.DataFrame) -> str:
+    """A table of errors, with two decimals, and counts: nothing where there is none."""
+
+    def shown(cell: Any) -> str:
+        if isinstance(cell, float):
+            return "" if np.isnan(cell) else f"{cell:.2f}"
+        return str(cell)
+
+    return str(frame.map(shown).to_markdown(disable_numparse=True))
 
 
 def _settings(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -108,17 +221,48 @@ def _settings(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     ).reset_index()
 
 
+def _best_by_problem(runs: pd.DataFrame) -> str:
+    cells = _settings(runs, [*_PROBLEM, "problem", *_SETTING])
+    best = cells.groupby(["optimizer", "problem"])["error"].min().unstack()
+    return _numbers(best[cells.sort_values(_PROBLEM)["problem"].unique()])
+
+
+def _robust_over_problems(runs: pd.DataFrame) -> str:
+    """The setting of each optimizer with the least sum of ranks, and its errors."""
+    cells = _settings(_of_the_paper(runs), [*_PROBLEM, "problem", *_SETTING])
+    problems = list(cells.sort_values(_PROBLEM)["problem"].unique())
+    errors = cells.pivot(index=_SETTING, columns="problem", values="error")[problems]
+    best = []
+    for _, same in errors.groupby(level="optimizer"):
+        complete = same[[problem for problem in problems if same[problem].notna().all()]]
+        if complete.size:
+            best.append(same.loc[[complete.rank().sum(axis=1).idxmin()]])
+    shown = pd.concat(best).reset_index(level=["setting", "learning_rate"])
+    shown["learning_rate"] = shown["learning_rate"].map("{:g}".format)
+    shown.loc["SALERA in the paper"] = pd.Series(_PAPER_ROBUST).reindex(shown.columns)
+    return _numbers(shown)
+
+
+def _by_rate(runs: pd.DataFrame) -> str:
+    """Mean error by optimizer and rate; the worst seed counts where one has failed."""
+    cells = runs.groupby(["optimizer", "learning_rate"])
+    shown = cells["error"].mean().map("{:.2f}".format).where(~cells["failed"].any(), "failed")
+    wide = shown.unstack()
+    wide.columns = [f"{rate:g}" for rate in wide.columns]
+    return str(wide.fillna("").to_markdown(disable_numparse=True))
+
+
 def _best(runs: pd.DataFrame) -> str:
-    """Table 1 of the paper: the least error of each optimizer, and where."""
-    cells = _settings(runs, ["optimizer", "setting", "learning_rate"])
+    """The least error of each optimizer, and where."""
+    cells = _settings(runs, _SETTING)
     best = cells.loc[cells.groupby("optimizer")["error"].idxmin()].sort_values("error")
     best["learning_rate"] = best["learning_rate"].map("{:g}".format)
-    return _markdown(best.set_index("optimizer"))
+    return _numbers(best.set_index("optimizer"))
 
 
 def _robust(runs: pd.DataFrame) -> str:
-    """Table 2 of the paper: the setting with the least sum of ranks over the initial rates."""
-    cells = _settings(runs, ["optimizer", "setting", "learning_rate"])
+    """The setting with the least sum of ranks over the initial rates."""
+    cells = _settings(runs, _SETTING)
     cells["rank"] = cells.groupby(["optimizer", "learning_rate"])["error"].rank()
     sums = cells.groupby(["optimizer", "setting"])["rank"].sum().reset_index()
     robust = sums.loc[sums.groupby("optimizer")["rank"].idxmin(), ["optimizer", "setting"]]
@@ -129,11 +273,29 @@ def _robust(runs: pd.DataFrame) -> str:
 
 
 def _failures(runs: pd.DataFrame) -> str:
-    cells = runs.groupby("optimizer")["failed"].agg(["count", "sum", "mean"])
-    cells.columns = ["runs", "failed", "failed, %"]
+    if runs.empty:
+        return ""
+    cells = runs.groupby("optimizer").agg(
+        **{"runs": ("failed", "size"), "failed": ("failed", "sum"), "failed, %": ("failed", "mean")}
+    )
     cells["failed, %"] *= 100
-    paper = cells.index.map(lambda name: str(_PAPER_FAILURES.get(name, "")))
-    return _markdown(cells.assign(**{"the paper's, %": paper}))
+    paper = [_PAPER_FAILURES.get(name, np.nan) for name in cells.index]
+    return _numbers(cells.assign(**{"the paper's, %": paper}))
+
+
+def _by_divisor(runs: pd.DataFrame) -> str:
+    """Errors and alarms over the hard settings, by what an alarm divides the rates by."""
+    cells = runs.groupby("divisor").agg(
+        **{
+            "runs": ("error", "size"),
+            "failed": ("failed", "sum"),
+            "median error": ("error", "median"),
+            "worst error": ("error", "max"),
+            "median alarms": ("alarms", "median"),
+        }
+    )
+    cells.index = cells.index.map("{:g}".format)
+    return _numbers(cells)
 
 
 def _complete(runs: pd.DataFrame) -> str:
@@ -143,44 +305,10 @@ def _complete(runs: pd.DataFrame) -> str:
         rates=("learning_rate", "nunique"),
         seeds=("seed", "nunique"),
         runs=("seed", "size"),
+        seconds=("seconds", "median"),
     )
+    counted = counted.rename(columns={"seconds": "seconds a run"})
     return _markdown(counted.reset_index().set_index("optimizer"))
-
-
-def save_robustness(runs: pd.DataFrame, path: Path) -> None:
-    """Draws the test error against the initial learning rate, a panel for each rival of SALERA.
-
-    The line is the median over the seeds, the points are the seeds.
-    """
-    rivals = [name for name in runs["optimizer"].unique() if name != "salera"]
-    rows = -(-len(rivals) // _COLUMNS)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 2.1 * rows + 0.6), layout="constrained")
-        axes = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
-        for axis in axes.flat[len(rivals) :]:
-            axis.set_axis_off()
-        for axis, rival in zip(axes.flat, sorted(rivals), strict=False):
-            _draw_curve(axis, runs[runs["optimizer"] == rival], COLOURS[1])
-            _draw_curve(axis, runs[runs["optimizer"] == "salera"], COLOURS[0])
-            axis.axhline(_CHANCE, color="grey", lw=0.8, ls=":")
-            axis.set_title(rival, color=COLOURS[1], fontsize=10, loc="left")
-            axis.set_xscale("log")
-            axis.set_yscale("log")
-            axis.set_yticks([2, 5, 10, 20, 50, 90], [2, 5, 10, 20, 50, 90])
-            axis.minorticks_off()
-        for axis in axes.flat[max(len(rivals) - _COLUMNS, 0) : len(rivals)]:
-            axis.tick_params(labelbottom=True)  # the lowest of each column
-        figure.supxlabel("initial learning rate")
-        figure.supylabel("test error (%)")
-        figure.suptitle("SALERA (blue, in every panel) and its rivals", fontsize=11)
-        figure.savefig(path, dpi=130)
-
-
-def _draw_curve(axis: Axes, runs: pd.DataFrame, colour: str) -> None:
-    errors = np.where(runs["failed"], np.maximum(runs["error"], _CHANCE), runs["error"])
-    median = pd.Series(errors, runs["learning_rate"]).groupby(level=0).median()
-    axis.plot(median.index, median, color=colour, lw=1.8)
-    axis.plot(runs["learning_rate"], errors, "o", color=colour, ms=2.5, alpha=0.6)
 
 
 @click.command()
@@ -196,11 +324,16 @@ def _draw_curve(axis: Axes, runs: pd.DataFrame, colour: str) -> None:
     help="Folder for README.md and the pictures.  [default: the one above the results]",
 )
 def report(runs: Path, out: Path | None) -> None:
-    """Writes tables and figures about all results of the grid."""
+    """Writes tables and figures about all results of the grid.
+
+    Figure 1 is drawn from logs of the training command, if there are some in a folder catastrophe
+    beside the results: `train --optimizer alera --optimizer salera --out <results>/../catastrophe`.
+    """
     frame = table(Results(runs)) if any(runs.glob("*.jsonl")) else pd.DataFrame()
     if frame.empty:
         raise click.ClickException(f"there are no results in {runs}: run the grid first.")
     out = out or runs.parent
     out.mkdir(parents=True, exist_ok=True)
-    write_report(frame, out)
-    click.echo(f"{len(frame)} runs. Report: {out / 'README.md'}")
+    logs = [read_log(log.parent) for log in sorted((runs.parent / "catastrophe").glob(f"*/{LOG}"))]
+    write_report(frame, out, logs)
+    click.echo(f"{len(frame)} rows of results. Report: {out / 'README.md'}")

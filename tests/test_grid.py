@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from benchmarks import data, grid, run
 from benchmarks.__main__ import main
+from benchmarks.figures import best_divisor, dividing_cost
 from benchmarks.grid import Results, Run, run_grid
 from benchmarks.grid_command import space
 from benchmarks.log import read_log
@@ -114,6 +115,7 @@ def test_the_slices_are_those_of_the_paper():
     assert size("paper", "adam") == 9 * 6
     assert size("robust", "salera") == size("robust", "adam") == 6
     assert size("defaults", "prodigy") == 13
+    assert size("divisor") == 3 * 2 * 4 * 2
 
 
 @pytest.mark.slow
@@ -135,29 +137,81 @@ def test_the_command_runs_a_slice_and_reports_on_it(tmp_path: Path):
     assert (tmp_path / "robustness-digits-m0-0.01-2.png").stat().st_size > 10_000
 
 
+def add_result(results: Results, one: Run, errors: list[float]) -> None:
+    how = {"devices": 1, "device": "cpu", "precision": "float32"}
+    each = {"train_loss": [1.0] * one.epochs, "alarms": [1] * one.epochs}
+    results.add(one, {"test_error": errors, **each, **how})
+
+
+def rows_of(folder: Path, name: str) -> list[list[str]]:
+    lines = (folder / "README.md").read_text().splitlines()
+    return [[c.strip() for c in x.split("|")[1:-1]] for x in lines if x.startswith(f"| {name} ")]
+
+
 def test_the_report_counts_failures_and_finds_the_robust_setting(tmp_path: Path):
     # Of two settings, the first is best at one rate, the second at all others.
     results = Results(tmp_path / "runs")
     errors = {0.1: {0.01: 0.02, 0.1: 0.5, 1.0: 0.9}, 0.2: {0.01: 0.05, 0.1: 0.06, 1.0: 0.07}}
-    how = {"alarms": [1, 2], "devices": 1, "device": "cpu", "precision": "float32"}
     for alpha, by_rate in errors.items():
         for rate, error in by_rate.items():
-            results.add(
-                a_run("alera", alpha=alpha, learning_rate=rate),
-                {"test_error": [1.0, error], "train_loss": [1.0, 1.0], **how},
-            )
+            add_result(results, a_run("alera", alpha=alpha, learning_rate=rate), [1.0, error])
     frame = table(results)
     assert frame["failed"].sum() == 1
     write_report(frame, tmp_path)
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in (tmp_path / "README.md").read_text().splitlines()
-        if line.startswith("| alera")
-    ]
-    best, robust, failed, _ = rows
+    overall, one_setting, best, robust, failed, _ = rows_of(tmp_path, "alera")
+    assert overall[1:] == ["2.00"]
+    assert one_setting[1:] == ["alpha 0.1", "0.01", "2.00"]
     assert best[1:4] == ["alpha 0.1", "0.01", "2.00"]
     assert robust == ["alera", "alpha 0.2", "5.00", "6.00", "7.00"]
     assert failed[1:] == ["6", "1", "16.67", "18.30"]
+
+
+def test_a_long_run_is_measured_after_5_epochs_too_unless_its_rate_follows_a_schedule(
+    tmp_path: Path,
+):
+    results = Results(tmp_path / "runs")
+    errors = [index / 100 for index in range(30, 10, -1)]
+    for name in ("adam", "cosine-adam"):
+        add_result(results, a_run(name)._replace(epochs=20), errors)
+    frame = table(results)
+    measured = frame.set_index(["optimizer", "epochs"])["error"].to_dict()
+    assert measured == pytest.approx({("adam", 5): 26, ("adam", 20): 11, ("cosine-adam", 20): 11})
+    assert frame.set_index("epochs")["alarms"][5] == 5
+    write_report(frame, tmp_path)
+    assert rows_of(tmp_path, "adam")[0][1:] == ["26.00", "11.00"]
+    assert rows_of(tmp_path, "cosine-adam")[0][1:] == ["", "11.00"]
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_a_setting_must_be_robust_over_the_problems_together(tmp_path: Path):
+    # Each of the first two rates is best on one problem and worst on the other.
+    results = Results(tmp_path / "runs")
+    for model, errors in (("m0", (0.1, 0.4, 0.2, 0.3)), ("m2", (0.4, 0.1, 0.2, 0.3))):
+        for rate, error in zip((0.1, 0.2, 0.3, 0.4), errors, strict=True):
+            add_result(results, a_run("adam", model=model, learning_rate=rate), [1.0, error])
+    write_report(table(results), tmp_path)
+    best, robust, *_ = rows_of(tmp_path, "adam")
+    assert best[1:] == ["10.00", "10.00"]
+    assert robust[1:] == ["", "0.3", "20.00", "20.00"]
+
+
+def test_runs_with_several_factors_are_compared_apart_from_the_others(tmp_path: Path):
+    results = Results(tmp_path / "runs")
+    for factor, error in ((1 / 2, 0.3), (1 / 4, 0.2)):
+        add_result(results, a_run("salera", factor=factor), [1.0, error])
+    add_result(results, a_run("adam"), [1.0, 0.4])
+    write_report(table(results), tmp_path)
+    assert not rows_of(tmp_path, "salera")
+    for divisor, error in (("2", "30.00"), ("4", "20.00")):
+        assert rows_of(tmp_path, divisor) == [[divisor, "1", "0", error, error, "2.00"]]
+
+
+@pytest.mark.parametrize(("alarm_cost", "least"), [(1, np.e), (2, 3.591121), (4, 4.970626)])
+def test_the_cost_of_the_dividing_factor_is_least_where_it_is_said_to_be(alarm_cost, least):
+    divisors = np.linspace(1.5, 8, 6501)
+    cost = dividing_cost(divisors, alarm_cost)
+    assert divisors[cost.argmin()] == pytest.approx(least, abs=1e-3)
+    assert best_divisor(alarm_cost) == pytest.approx(least, abs=1e-5)
 
 
 def test_refusals(tmp_path: Path):

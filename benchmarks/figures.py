@@ -1,0 +1,178 @@
+"""The figures of the report, each from results that are on disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy.special import lambertw
+
+from benchmarks.log import Log
+from benchmarks.plots import ALARM, COLOURS, STYLE, alarms_of, losses_of, palette
+
+_CHANCE = 90  # % wrong when guessing one of ten classes
+_COLUMNS = 4  # of panels in a figure
+_DPI = 130
+
+
+def save_robustness(runs: pd.DataFrame, path: Path) -> None:
+    """Draws the test error against the initial learning rate, a panel for each rival of SALERA.
+
+    The line is the median over the seeds, the points are the seeds.
+    """
+    rivals = [name for name in runs["optimizer"].unique() if name != "salera"]
+    rows = -(-len(rivals) // _COLUMNS)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 2.1 * rows + 0.6), layout="constrained")
+        axes = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+        for axis in axes.flat[len(rivals) :]:
+            axis.set_axis_off()
+        for axis, rival in zip(axes.flat, sorted(rivals), strict=False):
+            _draw_curve(axis, runs[runs["optimizer"] == rival], COLOURS[1])
+            _draw_curve(axis, runs[runs["optimizer"] == "salera"], COLOURS[0])
+            axis.axhline(_CHANCE, color="grey", lw=0.8, ls=":")
+            axis.set_title(rival, color=COLOURS[1], fontsize=10, loc="left")
+            axis.set_xscale("log")
+            _error_axis(axis)
+        for axis in axes.flat[max(len(rivals) - _COLUMNS, 0) : len(rivals)]:
+            axis.tick_params(labelbottom=True)  # the lowest of each column
+        figure.supxlabel("initial learning rate")
+        figure.supylabel("test error (%)")
+        figure.suptitle("SALERA (blue, in every panel) and its rivals", fontsize=11)
+        figure.savefig(path, dpi=_DPI)
+
+
+def _draw_curve(axis: Axes, runs: pd.DataFrame, colour: str) -> None:
+    errors = np.where(runs["failed"], np.maximum(runs["error"], _CHANCE), runs["error"])
+    median = pd.Series(errors, runs["learning_rate"]).groupby(level=0).median()
+    axis.plot(median.index, median, color=colour, lw=1.8)
+    axis.plot(runs["learning_rate"], errors, "o", color=colour, ms=2.5, alpha=0.6)
+
+
+def _error_axis(axis: Axes) -> None:
+    axis.set_yscale("log")
+    ticks = [2, 5, 10, 20, 50, 90]
+    axis.set_yticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+
+
+def save_catastrophe(logs: Sequence[Log], path: Path) -> None:
+    """Draws runs over the same minibatches (Figure 1 of the paper): loss and learning rate.
+
+    Alarms are marked in the colour of plots.py; losses that are not finite end a line.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.5, 5.5), layout="constrained")
+        axes: Sequence[Axes] = figure.subplots(2, 1, sharex=True)
+        for log, colour in zip(logs, COLOURS, strict=False):
+            steps = [line["step"] for line in log.steps]
+            axes[0].plot(steps, losses_of(log), color=colour, lw=1.3)
+            rates = [max(line["learning_rate"].values()) for line in log.steps]
+            axes[1].plot(steps, rates, color=colour, lw=1.6, label=log.config["optimizer"])
+            for alarm in alarms_of(log):
+                for axis in axes:
+                    axis.axvline(alarm, color=ALARM, lw=0.9, zorder=1)
+        axes[1].plot([], [], color=ALARM, lw=0.9, label="alarm")
+        axes[0].set_ylabel("minibatch loss")
+        axes[1].set_ylabel("learning rate\n(largest of the layers)")
+        for axis in axes:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+        axes[1].set_xlabel("step")
+        axes[1].set_xlim(1, len(logs[0].steps))
+        axes[1].legend()
+        figure.savefig(path, dpi=_DPI)
+
+
+def save_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) -> None:
+    """Draws test error by epoch, a panel for each problem and a line for each optimizer.
+
+    Args:
+      curves: by problem and optimizer, the test error in % after each epoch.
+      path: of the PNG.
+    """
+    names = sorted({name for lines in curves.values() for name in lines})
+    colours = dict(zip(names, palette(len(names)), strict=True))
+    columns = min(len(curves), 2)
+    rows = -(-len(curves) // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5 * columns + 1.5, 3.2 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis in axes.flat[len(curves) :]:
+            axis.set_axis_off()
+        for axis, (problem, lines) in zip(axes.flat, curves.items(), strict=False):
+            for name, errors in lines.items():
+                epochs = range(1, len(errors) + 1)
+                axis.plot(epochs, errors, color=colours[name], lw=1.6)
+            axis.set_title(problem, fontsize=10, loc="left")
+            axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter("{x:g}")
+        for name, colour in colours.items():
+            axes.flat[0].plot([], [], color=colour, lw=1.6, label=name)
+        figure.legend(loc="outside right upper", frameon=False)
+        figure.supylabel("test error (%)")
+        figure.savefig(path, dpi=_DPI)
+
+
+def dividing_cost(divisor: Any, alarm_cost: float) -> Any:
+    """Expected cost of dividing the rate by `divisor` at every alarm, in units of its own scale.
+
+    A rate too large by an unknown factor, its logarithm spread evenly over a range, needs
+    range / ln(divisor) alarms, and then lies below the largest that works by a factor of up to
+    `divisor`, (divisor - 1) / ln(divisor) in the mean, by which the rest of the run is slower:
+
+        J = (alarm_cost + divisor - 1) / ln(divisor)
+
+    Args:
+      divisor: zeta, greater than 1.
+      alarm_cost: what all alarms of a divisor e cost together, over the length of the run.
+
+    Returns:
+      J(zeta), without unit.
+    """
+    return (alarm_cost + divisor - 1) / np.log(divisor)
+
+
+def best_divisor(alarm_cost: float) -> float:
+    """Where `dividing_cost` is least: zeta (ln(zeta) - 1) = alarm_cost - 1, by Lambert's W."""
+    return float(np.exp(1 + lambertw((alarm_cost - 1) / np.e).real))
+
+
+def save_dividing_cost(measured: pd.DataFrame, path: Path) -> None:
+    """Draws J(zeta) for several costs of an alarm with its minima, and beside it what was measured.
+
+    Args:
+      measured: runs with `divisor`, `error` and `alarms`; may be empty.
+      path: of the PNG.
+    """
+    divisors = np.geomspace(1.15, 12, 200)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 3.8), layout="constrained")
+        axes: Sequence[Axes] = figure.subplots(1, 1 + (len(measured) > 0), squeeze=False)[0]
+        for cost, colour in zip((1.0, 2.0, 4.0), COLOURS, strict=False):
+            least = best_divisor(cost)
+            label = f"alarms cost {cost:g}: least at {least:.2f}"
+            axes[0].plot(divisors, dividing_cost(divisors, cost), color=colour, label=label)
+            axes[0].plot([least], [dividing_cost(least, cost)], "o", color=colour)
+        axes[0].axvspan(3, 5, color="#EFEFEF", zorder=0, label="least in the paper: 3 to 5")
+        axes[0].set_ylabel(r"cost $J(\zeta)$")
+        axes[0].set_ylim(0, 12)
+        axes[0].legend()
+        if len(measured):
+            groups = measured.groupby("divisor")["error"]
+            axes[1].plot(measured["divisor"], measured["error"], "o", color="#7DB8DC", ms=3)
+            axes[1].plot(groups.median().index, groups.median(), color=COLOURS[0], label="median")
+            axes[1].set_ylabel("test error (%)")
+            _error_axis(axes[1])
+            axes[1].legend()
+        for axis in axes:
+            axis.set_xlabel(r"an alarm divides every rate by $\zeta$")
+        figure.savefig(path, dpi=_DPI)
