@@ -54,8 +54,8 @@ def by_module(params: Any) -> Any:
       params: a pytree of parameters, or any pytree of the same structure.
 
     Returns:
-      A pytree of strings: the path of the leaf less its last key, `"root"` for a leaf of the
-      outermost module.
+      A pytree of strings, for every leaf its path less the last key, or `"root"` for a leaf of the
+      outermost module. It is what `groups` expects.
 
     Example:
       >>> by_module({"Dense_0": {"bias": 0.0, "kernel": 1.0}, "scale": 1.0})
@@ -215,8 +215,9 @@ def scale_by_alera(
 ) -> optax.GradientTransformationExtraArgs:
     """Scales by a rate per group that grows while gradients agree more than chance.
 
-    See `salera_optax.alera` for the mathematics and for the arguments. The rate multiplier starts
-    at 1.
+    The part that `alera` is made of, for an `optax.chain` of your own; `alera` has the mathematics.
+    The rate multiplier starts at 1, and the sign is not flipped: a learning rate goes behind it,
+    `optax.chain(scale_by_alera(), optax.scale_by_learning_rate(0.1))`.
 
     Args:
       alpha: memory rate of the path, in (0, 1].
@@ -225,14 +226,15 @@ def scale_by_alera(
         alone is one rate for everything); or a function from parameters to such a pytree, such as
         `by_module`.
       std: "exact" for `path_std`, "authors" for `alpha / sqrt(d)` of the published code.
-      base: transformation of the direction, such as `optax.trace(0.9)`; the path always sees the
-        raw gradient.
-      eps: a group whose gradient norm is at most this only lets its path decay.
+      base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
+        itself; the path always sees the raw gradient.
+      eps: a group whose gradient norm is at most this, finite and at least 0, only lets its path
+        decay.
       axis_name: inside `shard_map` or `pmap`, the axes to take the norms over; see `alera`.
 
     Returns:
-      A transformation with state `ScaleByAleraState`: one copy of the parameters, and a scalar per
-      group.
+      A transformation. Its state, a `ScaleByAleraState`, holds one copy of the parameters, a scalar
+      per group, and the state of `base`. The updates have the dtype of the parameters.
 
     Raises:
       ValueError: for an argument out of range, or labels or gradients that do not fit the
@@ -249,6 +251,8 @@ def scale_by_alera(
       ...     x = optax.apply_updates(x, updates)
       >>> bool(state[0].log_rate[""] > 0)  # five gradients in one direction: the rate went up
       True
+
+    Source: arXiv 1709.01427, Section 3.1, Algorithm 1. Deviation: Eq. 5 is corrected.
     """
     check_rate_law(alpha, gain, std, base, eps, axis_name)
     inner = optax.with_extra_args_support(optax.identity() if base is None else base)

@@ -97,7 +97,7 @@ def forget_path(inner_state: Any) -> Any:
       inner_state: the state of any optimizer, nested as it may be.
 
     Returns:
-      The state, of the same structure, shapes and dtypes.
+      The state with those parts replaced, of the same structure, shapes and dtypes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -169,7 +169,7 @@ def alera(
     Use it where the loss cannot be had in the training loop; `salera`, the same with a guard, is
     the better choice otherwise, for the rate may rise until the loss explodes.
 
-    Per group of dimension d, with the raw gradient g, in step t:
+    Per group of dimension d, with the raw gradient g, in step t::
 
         path_t = (1 - alpha) path_{t-1} + alpha g/||g||          (only the decay when ||g|| <= eps)
         rate_t = rate_{t-1} exp(gain (||path_t||^2 - mean(t)) / std(d))
@@ -180,9 +180,9 @@ def alera(
 
     Args:
       learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
-        self-tuned rate multiplies.
-        0.1 if there is no better guess. With `salera` it hardly matters on MNIST between 1e-4 and
-        10; far too large a rate can kill the units of a network before the first alarm.
+        self-tuned rate multiplies. 0.1 if there is no better guess. With `salera` it hardly matters
+        on MNIST between 1e-5 and 10; far too large a rate can kill the units of a network before
+        the first alarm.
       alpha: memory rate of the path, in (0, 1]; it averages over about 1/alpha gradients. The
         paper's robust setting is 0.01.
       gain: step of log(rate) per standard deviation, finite and at least 0. The default is the
@@ -194,9 +194,11 @@ def alera(
       std: "exact" for `path_std`, "authors" for `alpha / sqrt(d)` of the published code.
       momentum: decay of a momentum in [0, 1), or None; the path still sees the raw gradient.
       nesterov: whether the momentum is Nesterov's.
-      weight_decay: decoupled weight decay, multiplied by the self-tuned rate as in `optax.adamw`.
-      mask: pytree of booleans, or function to one: the leaves that decay, as in `optax.adamw`.
-      eps: a group whose gradient norm is at most this only lets its path decay.
+      weight_decay: decoupled weight decay, finite and at least 0, or an Optax schedule; multiplied
+        by the learning rate, as in `optax.adamw`, and by the self-tuned rate.
+      mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
+      eps: a group whose gradient norm is at most this, finite and at least 0, only lets its path
+        decay.
       axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices: norms
         and dimensions are those of the whole leaf. Leaves that `shard_map` knows to vary over an
         axis count as sharded over it, all others as replicated. Under `pmap` and
@@ -204,8 +206,8 @@ def alera(
         reduced already, as for any optimizer. `jit` needs no name.
 
     Returns:
-      An optimizer. Its state holds one copy of the parameters, float32 or wider, and a scalar per
-      group.
+      An optimizer. Its state holds one copy of the parameters, float32 or wider, a scalar per
+      group, and with `momentum` a further copy. The updates have the dtype of the parameters.
 
     Raises:
       ValueError: if a number is out of range or the labels do not cover the parameters.
@@ -262,15 +264,16 @@ def salera(
     At a catastrophe the parameters go back to before the last step, every step is halved, the rates
     stay, and the paths are forgotten: a remembered path inflates the rate again at once.
 
-    The published algorithm is `std="authors", reset_path=False, smoothing=` the ratio of the
-    minibatch to the training set; its authors' code also has `rollback=False`.
+    The published algorithm is `std="authors"` and `reset_path=False`, with `smoothing` the ratio of
+    the minibatch to the training set; its authors' code also has `rollback=False`.
 
     Args:
       learning_rate: initial rate eta_0 or an Optax schedule; see `alera`.
       alpha: memory rate of the path, in (0, 1]; see `alera`.
       gain: step of log(rate) per standard deviation, finite and at least 0; see `alera`.
       smoothing: weight of a new loss in the smoothed loss, in (0, 1]; see `page_hinkley`.
-      threshold: rise that raises an alarm, in units of |first loss|, greater than 0.
+      threshold: rise that raises an alarm, in units of `|first loss|`, finite and greater than 0;
+        see `page_hinkley`.
       factor: what an alarm multiplies every step by, in (0, 1].
       rollback: whether an alarm restores the parameters.
       reset_path: whether an alarm forgets path, step and momentum; see `forget_path`.
@@ -282,11 +285,12 @@ def salera(
       nesterov: whether the momentum is Nesterov's.
       weight_decay: decoupled weight decay; see `alera`.
       mask: the leaves that decay; see `alera`.
-      eps: a group whose gradient norm is at most this only lets its path decay.
+      eps: a group whose gradient norm is at most this only lets its path decay; see `alera`.
       axis_name: the axes of the devices in `shard_map` or `pmap`; see `page_hinkley`.
 
     Returns:
-      An optimizer that needs `value`. Its state holds two copies of the parameters.
+      An optimizer whose `update` needs `value`, the minibatch loss, and the parameters. Its state
+      holds two copies of the parameters, the path and the snapshot, and with `momentum` a third.
 
     Raises:
       ValueError, TypeError: as `alera` and `page_hinkley`.
@@ -353,7 +357,10 @@ def spalera(
 ) -> optax.GradientTransformationExtraArgs:
     """SPALERA: one self-tuned rate per coordinate, under the guard of `page_hinkley`.
 
-    With w = 1/N, N the number of real coordinates of all parameters together, per coordinate i:
+    One to experiment with: at the paper's robust setting, the default, its rates hardly moved on
+    MNIST, where it did what guarded SGD does. `salera` is the one to start with.
+
+    With w = 1/N, N the number of real coordinates of all parameters together, per coordinate::
 
         path_t = (1 - alpha) path_{t-1} + alpha g/||g||                    (norms over all N)
         rate_t = rate_{t-1} exp(gain (path_t^2 - w mean(t)) / (sqrt(w) std(N)))     (elementwise)
@@ -381,7 +388,9 @@ def spalera(
       axis_name: as in `salera`.
 
     Returns:
-      An optimizer that needs `value`. Its state holds three copies of the parameters.
+      An optimizer whose `update` needs `value`, the minibatch loss, and the parameters. Its state
+      holds three copies of the parameters, the path, the rates and the snapshot, and with
+      `momentum` a fourth.
 
     Raises:
       ValueError, TypeError: as `alera` and `page_hinkley`.
@@ -436,8 +445,10 @@ def ag_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Ag-Adam: ALERA's self-tuned rate on the direction of Adam.
 
-    No guard of its own: wrap it, `page_hinkley(ag_adam(...), restore_inner=False,
-    on_alarm=forget_path)`, to have one.
+    Use it where Adam is the known choice for the network and only its rate is not. It has no guard
+    of its own; this is one::
+
+        page_hinkley(ag_adam(0.001), restore_inner=False, on_alarm=forget_path)
 
     Args:
       learning_rate: initial rate eta_0 or an Optax schedule.
@@ -445,7 +456,7 @@ def ag_adam(
       gain: step of log(rate) per standard deviation, finite and at least 0; see `alera`.
       b1: decay of Adam's first moment, in [0, 1].
       b2: decay of Adam's second moment, in [0, 1].
-      eps: Adam's epsilon, added to the root of the second moment.
+      eps: Adam's epsilon, added to the root of the second moment (that of ALERA is 1e-6).
       eps_root: added under that root.
       nesterov: whether Adam takes Nesterov's momentum.
       groups: leaves that share a rate; see `alera`.
@@ -455,7 +466,7 @@ def ag_adam(
       axis_name: the axes of the devices in `shard_map` or `pmap`; see `alera`.
 
     Returns:
-      An optimizer. Its state holds three copies of the parameters.
+      An optimizer. Its state holds three copies of the parameters, the path and Adam's moments.
 
     Raises:
       ValueError, TypeError: as `alera`.

@@ -21,18 +21,26 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
     Works inside `jit`, needs no transfer to the host, and finds the states of this package however
     deeply they are nested (chain, masked, MultiSteps, inject_hyperparams, multi_transform).
 
+    A guard has these keys:
+
+    * `alarm`: bool, whether the last call was an alarm.
+    * `alarms`: int32, alarms so far.
+    * `nonfinite`: int32, those of them from a loss or gradient that was not finite.
+    * `statistic`, `threshold`: the statistic of the test and what it is compared with, in units of
+      the loss; after an alarm the statistic has restarted.
+    * `scale`: what alarms have left of the steps, in (0, 1].
+
+    ALERA has `learning_rate/<group>` for every group of leaves: the rate multiplier times what
+    guards around it have left, times the base learning rate if the optimizer is one of the aliases
+    (without one, the multiplier alone). Of parameter-wise rates it is the geometric mean over a
+    leaf. With several guards or several ALERA states the place of each in the state stands before
+    its key.
+
     Args:
       opt_state: any optimizer state, an `nnx.Optimizer`'s included.
 
     Returns:
-      A flat dictionary of scalars, empty where there is nothing of this package. For a guard:
-      `alarm` (bool, at the last call), `alarms` (int32, so far), `nonfinite` (int32, those from a
-      loss or gradient that was not finite), `statistic` and `threshold` (units of the loss; after
-      an alarm the statistic has restarted), `scale` (what alarms have left of the steps). For
-      every group of leaves, `learning_rate/<group>`: the rate multiplier times what guards around
-      it have left, times the base learning rate if the optimizer is one of the aliases;
-      parameter-wise rates as their geometric mean over a leaf. With several guards or several
-      ALERA states the place of each in the state stands before its key.
+      A flat dictionary of scalars on the device, empty where there is nothing of this package.
 
     Example:
       >>> import jax.numpy as jnp, salera_optax

@@ -69,7 +69,7 @@ class MultiSteps(optax.MultiSteps):
           state: the state, from `init` or the last call.
           params: the parameters.
           value: the loss of this minibatch, a real scalar; required.
-          **extra_args: passed on to the optimizer, whatever they are at the k-th call.
+          **extra_args: passed on to the optimizer as they are at the k-th call.
 
         Returns:
           The updates and the new state.

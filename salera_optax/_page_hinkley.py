@@ -188,7 +188,7 @@ def page_hinkley(
         jump above `threshold` that lasts is noticed at once if it is 50 of the loss's deviations
         high, within 12 steps if it is 20 (within 3 with smoothing 1); a slow rise of 5 % a step
         within 35. After a long descent the average is high, and a smaller jump takes longer.
-      threshold: rise of the statistic that raises an alarm, in units of |first loss|, finite and
+      threshold: rise of the statistic that raises an alarm, in units of `|first loss|`, finite and
         greater than 0; 1/lambda in the paper. A first loss that is negative or small works: the
         robust detector never goes below 15 of the loss's own deviations.
       factor: what an alarm multiplies every step by, in (0, 1]; 1 only rolls back.

@@ -54,22 +54,24 @@ def scale_by_parameterwise_alera(
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies every coordinate of the direction by a rate of its own.
 
-    See `salera_optax.spalera` for the mathematics and for the arguments. One path runs over the
-    whole tree, normalized by the norm over all coordinates; each coordinate takes its share of the
-    random walk's mean and deviation.
+    The part that `spalera` is made of, for an `optax.chain` of your own; `spalera` has the
+    mathematics. One path runs over the whole tree, normalized by the norm over all coordinates;
+    each coordinate takes its share of the random walk's mean and deviation. The sign is not
+    flipped: a learning rate goes behind it.
 
     Args:
       alpha: memory rate of the path, in (0, 1].
       gain: step of the logarithm of a rate per standard deviation, finite and at least 0.
       std: "exact" for `path_std(alpha, N) / sqrt(N)`, "authors" for `alpha / N` of the published
         code.
-      base: transformation of the direction, such as `optax.trace(0.9)`; the path always sees the
-        raw gradient.
-      eps: where the gradient's norm is at most this, the path only decays.
+      base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
+        itself; the path always sees the raw gradient.
+      eps: where the gradient's norm is at most this, finite and at least 0, the path only decays.
       axis_name: inside `shard_map` or `pmap`, the axes to take the norms over; see `alera`.
 
     Returns:
-      A transformation with state `ScaleByParameterwiseAleraState`: two copies of the parameters.
+      A transformation. Its state, a `ScaleByParameterwiseAleraState`, holds two copies of the
+      parameters and the state of `base`. The updates have the dtype of the parameters.
 
     Raises:
       ValueError: for an argument out of range, or gradients that do not fit the parameters.
@@ -85,6 +87,8 @@ def scale_by_parameterwise_alera(
       ...     x = optax.apply_updates(x, updates)
       >>> bool(state[0].log_rate[1] > state[0].log_rate[0])  # the larger gradient agrees more
       True
+
+    Source: arXiv 1709.01427, Appendix B, Algorithm 2.
     """
     check_rate_law(alpha, gain, std, base, eps, axis_name)
     inner = optax.with_extra_args_support(optax.identity() if base is None else base)

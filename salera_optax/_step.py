@@ -34,8 +34,8 @@ def step(
       **extra: further arguments of `tx.update`.
 
     Returns:
-      `(params, opt_state)`, in this order: a jitted training step that returns them so can reuse
-      donated buffers.
+      `(params, opt_state)`, each like the one that was given. Return them from a jitted training
+      step in this order, the order of the arguments, and donated buffers can be reused.
 
     Raises:
       TypeError, ValueError: as `tx.update` does.
