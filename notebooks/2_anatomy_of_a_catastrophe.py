@@ -1,0 +1,349 @@
+# ---
+# jupyter:
+#   jupytext:
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Anatomy of a catastrophe
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/)
+#
+# An optimizer that raises its own learning rate will raise it too far one day. Figure 1 of
+# [the paper](https://arxiv.org/abs/1709.01427) shows such a day: the loss of ALERA explodes, while SALERA
+# notices, goes one step back, halves its steps, and trains on. Here is that figure made live on scikit-learn's
+# digits, and then every part of it under the lens: the statistic and its threshold, the rollback, a NaN, a bad
+# minibatch, and the cases in which the guard does not help. About a minute on two CPU cores.
+
+# %%
+# Installs the package where it is missing, as on Colab. Before its first release on PyPI: build a
+# wheel (`python -m build`), upload it to Colab's Files, and put its file name in place of the name.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("salera_optax") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "salera_optax"], check=True)
+
+# %%
+import os
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from sklearn.datasets import load_digits
+
+import salera_optax
+
+SHORT = "SALERA_SHORT" in os.environ  # the project's own checks run a short form
+EPOCHS = 8 if SHORT else 30
+
+BLUE, ORANGE, GREEN, ALARM = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+plt.rcParams.update(
+    {
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 110,
+        "figure.facecolor": "white",
+        "font.size": 10,
+        "grid.color": "#E4E4E4",
+        "legend.frameon": False,
+    }
+)
+
+# %% [markdown]
+# ## A network and its minibatches
+#
+# Digits, 1,500 to train on and 297 to test; two hidden layers; minibatches of 50, so 30 steps an epoch.
+# `train_step` is all there is to an optimizer with a guard: it hands on the loss as `value`.
+
+# %%
+images, labels = load_digits(return_X_y=True)
+shuffled = np.random.default_rng(0).permutation(len(images))
+images = jnp.asarray((images - images.mean()) / images.std(), jnp.float32)[shuffled]
+labels = jnp.asarray(labels)[shuffled]
+
+STEPS = 30 * EPOCHS
+epochs = np.arange(1, STEPS + 1) / 30
+keys = jax.random.split(jax.random.key(0), EPOCHS)
+order = jax.vmap(lambda key: jax.random.permutation(key, 1500))(keys).reshape(STEPS, 50)
+batches = images[:1500][order], labels[:1500][order]
+
+
+def init(seed):
+    glorot = jax.nn.initializers.glorot_uniform()
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shapes = [(64, 256), (256, 128), (128, 10)]
+    return {
+        f"layer {i + 1}": {"kernel": glorot(keys[i], shape), "bias": jnp.zeros(shape[1])}
+        for i, shape in enumerate(shapes)
+    }
+
+
+def logits(params, x):
+    for name in ("layer 1", "layer 2"):
+        x = jax.nn.relu(x @ params[name]["kernel"] + params[name]["bias"])
+    return x @ params["layer 3"]["kernel"] + params["layer 3"]["bias"]
+
+
+def loss_fn(params, x, y):
+    return optax.softmax_cross_entropy_with_integer_labels(logits(params, x), y).mean()
+
+
+def test_error(params):
+    return 100 * jnp.mean(logits(params, images[1500:]).argmax(1) != labels[1500:])
+
+
+def train_step(tx, carry, batch):
+    params, opt_state = carry
+    loss, grads = jax.value_and_grad(loss_fn)(params, *batch)
+    params, opt_state = salera_optax.step(tx, grads, opt_state, params, value=loss)
+    return (params, opt_state), {"loss": loss, **salera_optax.metrics(opt_state)}
+
+
+@partial(jax.jit, static_argnums=0)
+def train(tx, batches, seed=0):
+    """Returns the last test error, and the loss and the metrics of every step."""
+    params = init(seed)
+    (params, _), log = jax.lax.scan(partial(train_step, tx), (params, tx.init(params)), batches)
+    return test_error(params), log
+
+
+# %% [markdown]
+# ## 1. ALERA alone, and with the guard
+#
+# The same seed, the same minibatches. `gain`, the speed at which rates adapt, is ten times the default: a
+# rate that climbs this fast cannot stop in time.
+
+# %%
+GAIN = 10 * 2.12e-6
+runs = {
+    "alera": train(salera_optax.alera(0.01, gain=GAIN), batches),
+    "salera": train(salera_optax.salera(0.01, gain=GAIN), batches),
+}
+for name, (error, log) in runs.items():
+    alarms = f", {log['alarms'][-1]} alarms" if "alarms" in log else ""
+    largest = np.max(log["loss"], initial=0, where=np.isfinite(log["loss"]))
+    print(f"{name:<7} {error:5.1f} % wrong at the end, largest loss {largest:.3g}{alarms}")
+
+# %%
+fig, axes = plt.subplots(2, 2, figsize=(9.5, 5.2), sharex=True, sharey="row")
+for column, (name, (error, log)) in zip(axes.T, runs.items(), strict=True):
+    colour = BLUE if name == "salera" else ORANGE
+    column[0].semilogy(epochs, log["loss"], color=colour, lw=0.8)
+    column[0].set_title(f"{name}: {error:.1f} % wrong at the end")
+    for layer, style in (("layer 1", "-"), ("layer 2", "--"), ("layer 3", ":")):
+        curve = log[f"learning_rate/{layer}/kernel"]
+        column[1].semilogy(epochs, curve, style, color=colour, lw=1.6, label=layer)
+    column[1].set(xlabel="epoch", xlim=(0, EPOCHS))
+    for axis in column:
+        axis.minorticks_off()
+        for alarm in epochs[np.asarray(log.get("alarm", np.zeros(STEPS, bool)))]:
+            axis.axvline(alarm, color=ALARM, lw=0.9)
+axes[0, 1].plot([], [], color=ALARM, lw=0.9, label="alarm")
+axes[0, 1].legend(loc="lower left")
+axes[1, 0].legend(loc="lower right")
+axes[0, 0].set_ylabel("minibatch loss")
+axes[1, 0].set_ylabel("learning rate")
+plt.show()
+
+# %% [markdown]
+# Up to the first red line the two runs are one and the same. Then ALERA loses in a few steps what it had
+# learned, and its units are dead: gradients of zero cannot bring them back. SALERA pays with a step or two.
+#
+# ## 2. The alarm in slow motion
+#
+# The first alarm of the run, three steps before it and three after. `scale` is what alarms have left of every
+# step.
+
+# %%
+log = jax.tree.map(np.asarray, runs["salera"][1])
+first = int(np.argmax(log["alarm"]))
+print("step   loss  statistic  threshold  scale  rate of layer 2")
+for step in range(first - 3, first + 4):
+    line = {key: values[step] for key, values in log.items()}
+    print(
+        f"{step:4d} {line['loss']:6.3f} {line['statistic']:10.3f} {line['threshold']:10.3f}"
+        f" {line['scale']:6.2f} {line['learning_rate/layer 2/kernel']:16.3f}"
+        + ("   <- alarm" if line["alarm"] else "")
+    )
+
+# %% [markdown]
+# Now the same steps by hand, to see what becomes of the parameters. We keep them as they were before the step
+# that the alarm takes back, and compare every bit.
+
+# %%
+tx = salera_optax.salera(0.01, gain=GAIN)
+one_step = jax.jit(partial(train_step, tx))
+params = init(0)
+trail = [(params, tx.init(params))]
+for step in range(first + 2):
+    carry, _ = one_step(trail[-1], jax.tree.map(lambda x, step=step: x[step], batches))
+    trail = [*trail[-3:], carry]
+before, exploded, restored, after = (params for params, _ in trail)
+
+
+def distance(a, b):
+    return optax.tree.norm(optax.tree.sub(a, b))
+
+
+same = jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, restored))
+print(f"the step that went wrong moved the parameters by {distance(exploded, before):.3f}")
+print(f"after the alarm they are {distance(restored, before):.3f} from where they were")
+print(f"every bit the same: {same}")
+print(f"the next step, halved, moves them by {distance(after, restored):.3f}")
+print(f"minibatch loss at the exploded parameters: {log['loss'][first]:.3f}, next: {log['loss'][first + 1]:.3f}")  # fmt: skip
+
+# %% [markdown]
+# ## 3. The statistic and its threshold
+#
+# The test that the paper takes is half a century old, and six lines long. Smooth the loss, keep the average of
+# the smoothed loss, and add up how far the one lies above the other; where the sum has risen by a tenth of the
+# first loss (`threshold=0.1`), something has changed.
+
+# %%
+def page_hinkley_by_hand(losses, smoothing=0.1, threshold=0.1):
+    """The statistic after every loss, up to the first alarm."""
+    smoothed = average = statistic = 0.0
+    statistics = []
+    for n, loss in enumerate(losses):
+        smoothed += (loss - smoothed) * (smoothing if n > 1 / smoothing else 1 / (n + 1))
+        average += (smoothed - average) / (n + 1)
+        statistic = max(0.0, statistic + smoothed - average)
+        statistics.append(statistic)
+        if statistic > threshold * abs(losses[0]):
+            break
+    return np.array(statistics)
+
+
+# %% [markdown]
+# `page_hinkley` around an optimizer that does nothing is a detector for any recorded curve. It comes in two
+# makes: `"published"` is the test above, and `"robust"`, the default, measures the noise of the loss as well,
+# so that a plateau raises no alarm and a jump raises one at once.
+
+# %%
+@partial(jax.jit, static_argnums=1)
+def watch(losses, detector):
+    tx = salera_optax.page_hinkley(optax.identity(), detector=detector, rollback=False)
+    nothing = jnp.zeros(())
+
+    def observe(state, loss):
+        _, state = tx.update(nothing, state, nothing, value=loss)
+        return state, {"threshold": state.detector.threshold, **salera_optax.metrics(state)}
+
+    return jax.lax.scan(observe, tx.init(nothing), losses)[1]
+
+
+losses = runs["alera"][1]["loss"]
+published, robust = (
+    jax.tree.map(np.asarray, watch(losses, detector)) for detector in ("published", "robust")
+)
+by_hand = page_hinkley_by_hand(np.asarray(losses, np.float64))
+agree = np.allclose(by_hand[:-1], published["statistic"][: len(by_hand) - 1], atol=1e-3)
+print(f"by hand: alarm at step {len(by_hand) - 1}; published: {np.argmax(published['alarm'])}; "
+      f"robust: {np.argmax(robust['alarm'])}")
+print(f"the statistic by hand and that of the package agree: {agree}")
+
+# %%
+first = min(int(np.argmax(published["alarm"])), int(np.argmax(robust["alarm"])))
+shown = slice(max(first - 80, 0), first + 40)
+steps = np.arange(STEPS)[shown]
+fig, axes = plt.subplots(3, 1, figsize=(9.5, 6), sharex=True)
+axes[0].semilogy(steps, losses[shown], color=ORANGE, lw=1.2)
+axes[0].set_ylabel("loss of alera")
+axes[0].minorticks_off()
+for axis, name, log in zip(axes[1:], ("published", "robust"), (published, robust), strict=True):
+    axis.plot(steps, log["statistic"][shown], color=BLUE, lw=1.4, label="statistic")
+    axis.plot(steps, log["threshold"][shown], color=GREEN, lw=1.4, ls="--", label="threshold")
+    axis.set(ylabel=f'"{name}"', ylim=(0, None))
+    for alarm in steps[log["alarm"][shown]]:
+        axis.axvline(alarm, color=ALARM, lw=0.9)
+axes[1].plot([], [], color=ALARM, lw=0.9, label="alarm")
+axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+axes[2].set_xlabel("step")
+plt.show()
+
+# %% [markdown]
+# Nobody listens to these alarms, so the loss stays high and they come again; after each, the statistic starts
+# anew at zero.
+#
+# ## 4. A NaN and bad minibatches
+#
+# The guard goes around any Optax optimizer. Here SGD with momentum trains at a rate that suits it, alone and
+# guarded, and the fault is in the data: a NaN among the pixels; one minibatch with all its labels wrong (each
+# image has its neighbour's); and thirty such minibatches in a row.
+
+# %%
+FAULT = STEPS // 3
+tx = optax.sgd(0.1, momentum=0.9)
+guarded = salera_optax.page_hinkley(tx)
+
+
+def mislabelled(count):
+    x, y = batches
+    return x, y.at[FAULT : FAULT + count].set(jnp.roll(y[FAULT : FAULT + count], 1, axis=1))
+
+
+faults = {
+    "none": batches,
+    "one NaN": (batches[0].at[FAULT, 0, 0].set(jnp.nan), batches[1]),
+    "1 mislabelled": mislabelled(1),
+    "30 mislabelled": mislabelled(30),
+}
+results = {name: (train(tx, data), train(guarded, data)) for name, data in faults.items()}
+print(f"{'fault':<16}{'sgd':>8}{'guarded':>11}   alarms (not finite)")
+for name, ((error, _), (guarded_error, log)) in results.items():
+    alarms, nonfinite = log["alarms"][-1], log["nonfinite"][-1]
+    print(f"{name:<16}{error:6.1f} %{guarded_error:9.1f} %{alarms:8} ({nonfinite})")
+
+# %%
+fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), sharey=True)
+window = slice(FAULT - 30, FAULT + 90)
+for axis, name in zip(axes, list(faults)[1:], strict=True):
+    (_, plain), (_, log) = results[name]
+    axis.semilogy(np.arange(STEPS)[window], plain["loss"][window], color=ORANGE, lw=1.2, label="sgd")
+    axis.semilogy(np.arange(STEPS)[window], log["loss"][window], color=BLUE, lw=1.2, label="guarded")
+    for alarm in np.flatnonzero(log["alarm"][window]) + FAULT - 30:
+        axis.axvline(alarm, 0.93, color=ALARM, lw=0.9)
+    axis.set(title=name, xlabel="step")
+    axis.minorticks_off()
+axes[0].plot([], [], "|", color=ALARM, ms=10, label="alarm")
+axes[0].set_ylabel("minibatch loss")
+axes[0].legend(loc="lower right")
+plt.show()
+
+# %% [markdown]
+# A NaN ends the unguarded run for good. One bad minibatch is thrown away by the guard, where momentum carries
+# it along otherwise. Against thirty in a row the guard holds out for some steps; then it takes the new level of the
+# loss for the truth, as it must, or it would never let a run go on whose data has really changed.
+#
+# ## 5. Where it does not help
+#
+# * **An explosion in the very last step** stays: an alarm needs the next loss.
+# * **A network can die before the first alarm.** From a rate far too high, the first steps may leave every
+#   unit of a layer with a gradient of zero. No rollback of one step mends what two steps have done:
+
+# %%
+too_high = jnp.array([1.0, 3.0, 10.0, 30.0, 100.0])
+seeds = jnp.arange(2 if SHORT else 6)
+run = lambda rate, seed: train.__wrapped__(salera_optax.salera(rate), batches, seed)[0]  # noqa: E731
+errors = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(too_high, seeds)
+for rate, row in zip(too_high, errors, strict=True):
+    print(f"salera({rate:g}): {(row > 80).sum()} of {len(seeds)} runs end at chance; "
+          f"median test error {np.median(row):.1f} %")
+
+# %% [markdown]
+# * **The loss must mean the same at every step.** That of a GAN or of a policy gradient does not.
+# * **A slow decline of the data**, as of labels that get worse week by week, looks like a plateau.
+#
+# **Next:** [a Flax model end to end](3_flax_end_to_end.ipynb), where batch statistics come back as well.
