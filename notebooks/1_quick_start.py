@@ -73,8 +73,8 @@ plt.rcParams.update(
 # %% [markdown]
 # ## Data, model, loss
 #
-# The handwritten digits that come inside scikit-learn: 1,500 images of 8 x 8 pixels to train on, 297
-# to test. A network with two hidden layers, in plain JAX.
+# The handwritten digits that come inside scikit-learn: 1,500 images of 8 x 8 pixels to train on,
+# 297 to test. A network with two hidden layers, in plain JAX.
 
 # %%
 images, labels = load_digits(return_X_y=True)
@@ -112,10 +112,10 @@ def test_error(params):
 # %% [markdown]
 # ## Train
 #
-# `salera_optax.step` takes any Optax optimizer, so one training function serves for both. Everything
-# is pure: the run is a `lax.scan` over minibatches of 50, and below a `vmap` trains from all initial
-# rates at once. `metrics` costs nothing to speak of inside `jit`: it returns scalars that are in the
-# state already.
+# `salera_optax.step` takes any Optax optimizer, so one training function serves for both.
+# Everything is pure: the run is a `lax.scan` over minibatches of 50, and below a `vmap` trains from
+# all initial rates at once. `metrics` costs nothing to speak of inside `jit`: it returns scalars
+# that are in the state already.
 
 # %%
 BATCH = 50
@@ -176,10 +176,10 @@ for axis in (left, right):
 plt.show()
 
 # %% [markdown]
-# SGD has its window, and outside of it a run is slow or lost. From far below, SALERA's rate climbs by
-# decades, for successive gradients point the same way there. From above, the loss explodes at once, and
-# each alarm takes the parameters back and halves the steps. (One image of the test set is 0.34 %: among
-# the good runs the differences are chance.)
+# SGD has its window, and outside of it a run is slow or lost. From far below, SALERA's rate climbs
+# by decades, for successive gradients point the same way there. From above, the loss explodes at
+# once, and each alarm takes the parameters back and halves the steps. (One image of the test set is
+# 0.34 %: among the good runs the differences are chance.)
 #
 # ## The rates, layer by layer
 #
@@ -224,20 +224,20 @@ for key, value in salera_optax.metrics(opt_state).items():
 # | key | what it tells you |
 # |---|---|
 # | `alarm`, `alarms` | whether the last call was an alarm, and how many there were |
-# | `nonfinite` | how many of them came from a NaN or an infinity: look at data and precision, not at the rate |
+# | `nonfinite` | how many came from a NaN or an infinity: look at the data, not at the rate |
 # | `statistic`, `threshold` | how near the loss is to the next alarm |
 # | `scale` | what alarms have left of the steps, 1 at the start |
 # | `learning_rate/...` | the rate in force for each leaf, all of the above included |
 #
-# Many alarms all through the run: a larger `threshold`, or larger minibatches. Rates that run away: a
-# smaller `gain`. The [README](../README.md) has the whole list.
+# Many alarms all through the run: a larger `threshold`, or larger minibatches. Rates that run away:
+# a smaller `gain`. The [README](../README.md) has the whole list.
 #
 # ## What it does not do
 #
 # - **It does not beat a tuned rate.** It saves the search for one: compare the best of each below.
 # - **It is no law.** Started far too high, as at 100 above, a run can end at chance: the very first
-#   steps, before any alarm can be raised, leave a layer of dead ReLUs, and no smaller rate wakes them.
-#   Start between 0.01 and 1.
+#   steps, before any alarm can be raised, leave a layer of dead ReLUs, and no smaller rate wakes
+#   them. Start between 0.01 and 1.
 # - **It needs a loss that can be compared** from step to step. A GAN's cannot.
 
 # %%
@@ -249,5 +249,5 @@ for name, tried in (("sgd", sgd_errors), ("salera", errors)):
     )
 
 # %% [markdown]
-# **Next:** [what happens in an alarm](2_anatomy_of_a_catastrophe.ipynb), and
-# [a Flax model end to end](3_flax_end_to_end.ipynb), with batch statistics, checkpoints and a mesh.
+# **Next:** [what happens in an alarm](2_anatomy_of_a_catastrophe.ipynb), and [a Flax model end to
+# end](3_flax_end_to_end.ipynb), with batch statistics, checkpoints and a mesh.

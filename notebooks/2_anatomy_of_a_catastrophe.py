@@ -13,11 +13,12 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/)
 #
-# An optimizer that raises its own learning rate will raise it too far one day. Figure 1 of
-# [the paper](https://arxiv.org/abs/1709.01427) shows such a day: the loss of ALERA explodes, while SALERA
-# notices, goes one step back, halves its steps, and trains on. Here is that figure made live on scikit-learn's
-# digits, and then every part of it under the lens: the statistic and its threshold, the rollback, a NaN, a bad
-# minibatch, and the cases in which the guard does not help. About a minute on two CPU cores.
+# An optimizer that raises its own learning rate will raise it too far one day. Figure 1 of [the
+# paper](https://arxiv.org/abs/1709.01427) shows such a day: the loss of ALERA explodes, while
+# SALERA notices, goes one step back, halves its steps, and trains on. Here is that figure made live
+# on scikit-learn's digits, and then every part of it under the lens: the statistic and its
+# threshold, the rollback, a NaN, a bad minibatch, and the cases in which the guard does not help.
+# About a minute on two CPU cores.
 
 # %%
 # Installs the package where it is missing, as on Colab. Before its first release on PyPI: build a
@@ -64,8 +65,8 @@ plt.rcParams.update(
 # %% [markdown]
 # ## A network and its minibatches
 #
-# Digits, 1,500 to train on and 297 to test; two hidden layers; minibatches of 50, so 30 steps an epoch.
-# `train_step` is all there is to an optimizer with a guard: it hands on the loss as `value`.
+# Digits, 1,500 to train on and 297 to test; two hidden layers; minibatches of 50, so 30 steps an
+# epoch. `train_step` is all there is to an optimizer with a guard: it hands on the loss as `value`.
 
 # %%
 images, labels = load_digits(return_X_y=True)
@@ -122,8 +123,8 @@ def train(tx, batches, seed=0):
 # %% [markdown]
 # ## 1. ALERA alone, and with the guard
 #
-# The same seed, the same minibatches. `gain`, the speed at which rates adapt, is ten times the default: a
-# rate that climbs this fast cannot stop in time.
+# The same seed, the same minibatches. `gain`, the speed at which rates adapt, is ten times the
+# default: a rate that climbs this fast cannot stop in time.
 
 # %%
 GAIN = 10 * 2.12e-6
@@ -158,13 +159,14 @@ axes[1, 0].set_ylabel("learning rate")
 plt.show()
 
 # %% [markdown]
-# Up to the first red line the two runs are one and the same. Then ALERA loses in a few steps what it had
-# learned, and its units are dead: gradients of zero cannot bring them back. SALERA pays with a step or two.
+# Up to the first red line the two runs are one and the same. Then ALERA loses in a few steps what
+# it had learned, and its units are dead: gradients of zero cannot bring them back. SALERA pays with
+# a step or two.
 #
 # ## 2. The alarm in slow motion
 #
-# The first alarm of the run, three steps before it and three after. `scale` is what alarms have left of every
-# step.
+# The first alarm of the run, three steps before it and three after. `scale` is what alarms have
+# left of every step.
 
 # %%
 log = jax.tree.map(np.asarray, runs["salera"][1])
@@ -179,8 +181,8 @@ for step in range(first - 3, first + 4):
     )
 
 # %% [markdown]
-# Now the same steps by hand, to see what becomes of the parameters. We keep them as they were before the step
-# that the alarm takes back, and compare every bit.
+# Now the same steps by hand, to see what becomes of the parameters. We keep them as they were
+# before the step that the alarm takes back, and compare every bit.
 
 # %%
 tx = salera_optax.salera(0.01, gain=GAIN)
@@ -202,14 +204,17 @@ print(f"the step that went wrong moved the parameters by {distance(exploded, bef
 print(f"after the alarm they are {distance(restored, before):.3f} from where they were")
 print(f"every bit the same: {same}")
 print(f"the next step, halved, moves them by {distance(after, restored):.3f}")
-print(f"minibatch loss at the exploded parameters: {log['loss'][first]:.3f}, next: {log['loss'][first + 1]:.3f}")  # fmt: skip
+print(
+    f"minibatch loss before the rollback {log['loss'][first]:.3f}, after {log['loss'][first + 1]:.3f}"
+)
 
 # %% [markdown]
 # ## 3. The statistic and its threshold
 #
-# The test that the paper takes is half a century old, and six lines long. Smooth the loss, keep the average of
-# the smoothed loss, and add up how far the one lies above the other; where the sum has risen by a tenth of the
-# first loss (`threshold=0.1`), something has changed.
+# The test that the paper takes is half a century old, and six lines long. Smooth the loss, keep the
+# average of the smoothed loss, and add up how far the one lies above the other; where the sum has
+# risen by a tenth of the first loss (`threshold=0.1`), something has changed.
+
 
 # %%
 def page_hinkley_by_hand(losses, smoothing=0.1, threshold=0.1):
@@ -227,9 +232,10 @@ def page_hinkley_by_hand(losses, smoothing=0.1, threshold=0.1):
 
 
 # %% [markdown]
-# `page_hinkley` around an optimizer that does nothing is a detector for any recorded curve. It comes in two
-# makes: `"published"` is the test above, and `"robust"`, the default, measures the noise of the loss as well,
-# so that a plateau raises no alarm and a jump raises one at once.
+# `page_hinkley` around an optimizer that does nothing is a detector for any recorded curve. It
+# comes in two makes: `"published"` is the test above, and `"robust"`, the default, measures the
+# noise of the loss as well, so that a plateau raises no alarm and a jump raises one at once.
+
 
 # %%
 @partial(jax.jit, static_argnums=1)
@@ -250,8 +256,10 @@ published, robust = (
 )
 by_hand = page_hinkley_by_hand(np.asarray(losses, np.float64))
 agree = np.allclose(by_hand[:-1], published["statistic"][: len(by_hand) - 1], atol=1e-3)
-print(f"by hand: alarm at step {len(by_hand) - 1}; published: {np.argmax(published['alarm'])}; "
-      f"robust: {np.argmax(robust['alarm'])}")
+print(
+    f"by hand: alarm at step {len(by_hand) - 1}; published: {np.argmax(published['alarm'])}; "
+    f"robust: {np.argmax(robust['alarm'])}"
+)
 print(f"the statistic by hand and that of the package agree: {agree}")
 
 # %%
@@ -274,14 +282,14 @@ axes[2].set_xlabel("step")
 plt.show()
 
 # %% [markdown]
-# Nobody listens to these alarms, so the loss stays high and they come again; after each, the statistic starts
-# anew at zero.
+# Nobody listens to these alarms, so the loss stays high and they come again; after each, the
+# statistic starts anew at zero.
 #
 # ## 4. A NaN and bad minibatches
 #
-# The guard goes around any Optax optimizer. Here SGD with momentum trains at a rate that suits it, alone and
-# guarded, and the fault is in the data: a NaN among the pixels; one minibatch with all its labels wrong (each
-# image has its neighbour's); and thirty such minibatches in a row.
+# The guard goes around any Optax optimizer. Here SGD with momentum trains at a rate that suits it,
+# alone and guarded, and the fault is in the data: a NaN among the pixels; one minibatch with all
+# its labels wrong (each image has its neighbour's); and thirty such minibatches in a row.
 
 # %%
 FAULT = STEPS // 3
@@ -311,8 +319,12 @@ fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), sharey=True)
 window = slice(FAULT - 30, FAULT + 90)
 for axis, name in zip(axes, list(faults)[1:], strict=True):
     (_, plain), (_, log) = results[name]
-    axis.semilogy(np.arange(STEPS)[window], plain["loss"][window], color=ORANGE, lw=1.2, label="sgd")
-    axis.semilogy(np.arange(STEPS)[window], log["loss"][window], color=BLUE, lw=1.2, label="guarded")
+    axis.semilogy(
+        np.arange(STEPS)[window], plain["loss"][window], color=ORANGE, lw=1.2, label="sgd"
+    )
+    axis.semilogy(
+        np.arange(STEPS)[window], log["loss"][window], color=BLUE, lw=1.2, label="guarded"
+    )
     for alarm in np.flatnonzero(log["alarm"][window]) + FAULT - 30:
         axis.axvline(alarm, 0.93, color=ALARM, lw=0.9)
     axis.set(title=name, xlabel="step")
@@ -323,27 +335,39 @@ axes[0].legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# A NaN ends the unguarded run for good. One bad minibatch is thrown away by the guard, where momentum carries
-# it along otherwise. Against thirty in a row the guard holds out for some steps; then it takes the new level of the
-# loss for the truth, as it must, or it would never let a run go on whose data has really changed.
+# A NaN ends the unguarded run for good. One bad minibatch is thrown away by the guard, where
+# momentum carries it along otherwise. Against thirty in a row the guard holds out for some steps;
+# then it takes the new level of the loss for the truth, as it must, or it would never let a run go
+# on whose data has really changed.
 #
 # ## 5. Where it does not help
 #
 # * **An explosion in the very last step** stays: an alarm needs the next loss.
-# * **A network can die before the first alarm.** From a rate far too high, the first steps may leave every
-#   unit of a layer with a gradient of zero. No rollback of one step mends what two steps have done:
+# * **A network can die before the first alarm.** From a rate far too high, the first steps may
+#   leave every unit of a layer with a gradient of zero. No rollback of one step mends what two
+#   steps have done:
 
 # %%
 too_high = jnp.array([1.0, 3.0, 10.0, 30.0, 100.0])
 seeds = jnp.arange(2 if SHORT else 6)
-run = lambda rate, seed: train.__wrapped__(salera_optax.salera(rate), batches, seed)[0]  # noqa: E731
-errors = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(too_high, seeds)
+
+
+def outcome(rate, seed):
+    tx, params = salera_optax.salera(rate), init(seed)
+    (params, _), _ = jax.lax.scan(partial(train_step, tx), (params, tx.init(params)), batches)
+    return test_error(params)
+
+
+errors = jax.jit(jax.vmap(jax.vmap(outcome, (None, 0)), (0, None)))(too_high, seeds)
 for rate, row in zip(too_high, errors, strict=True):
-    print(f"salera({rate:g}): {(row > 80).sum()} of {len(seeds)} runs end at chance; "
-          f"median test error {np.median(row):.1f} %")
+    print(
+        f"salera({rate:g}): {(row > 80).sum()} of {len(seeds)} runs end at chance; "
+        f"median test error {np.median(row):.1f} %"
+    )
 
 # %% [markdown]
 # * **The loss must mean the same at every step.** That of a GAN or of a policy gradient does not.
 # * **A slow decline of the data**, as of labels that get worse week by week, looks like a plateau.
 #
-# **Next:** [a Flax model end to end](3_flax_end_to_end.ipynb), where batch statistics come back as well.
+# **Next:** [a Flax model end to end](3_flax_end_to_end.ipynb), where batch statistics come back as
+# well.
