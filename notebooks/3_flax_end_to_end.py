@@ -125,9 +125,12 @@ class Net(nn.Module):
         return nn.Dense(10)(x)
 
 
+net = Net()
+
+
 def create(tx, seed=0):
-    variables = Net().init(jax.random.key(seed), test_images[:1], train=True)
-    return TrainState.create(apply_fn=Net().apply, tx=tx, **variables)
+    variables = net.init(jax.random.key(seed), test_images[:1], train=True)
+    return TrainState.create(apply_fn=net.apply, tx=tx, **variables)
 
 
 def train_step(state, batch):
