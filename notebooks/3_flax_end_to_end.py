@@ -15,7 +15,7 @@
 #
 # From a Flax model to a figure for a paper: linen and nnx with batch statistics, a checkpoint and a
 # resume that is bit for bit the run it interrupts, a mesh of eight devices, and at last many seeds
-# and initial rates side by side in one program. About a minute and a half on two CPU cores.
+# and initial rates side by side in one program. About two minutes on two CPU cores.
 #
 # A rollback has to bring back more than the parameters: a running mean that has seen a NaN poisons
 # every later evaluation. `salera_optax.flax` has a linen `TrainState` and an nnx `Optimizer` that
@@ -168,8 +168,11 @@ def finite(tree):
     return jax.tree.all(jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), tree))
 
 
-for name, tx in (("sgd", optax.sgd(0.1)), ("salera", salera_optax.salera(0.1))):
-    state, log = train(create(tx), data)
+runs = {
+    "sgd": train(create(optax.sgd(0.1)), data),
+    "salera": train(create(salera_optax.salera(0.1)), data),
+}
+for name, (state, log) in runs.items():
     print(
         f"{name:<7} {test_error(state):5.1f} % wrong; finite parameters: {finite(state.params)}, "
         f"finite batch statistics: {finite(state.batch_stats)}"
