@@ -260,9 +260,9 @@ def watch(losses, detector):
 seen = {name: jax.device_get(watch(losses, name)) for name in ("published", "robust")}
 for name, log in seen.items():
     alarms = np.flatnonzero(log["alarm"])
-    late = alarms[alarms >= RISE]
-    notice = f"noticed {late[0] - RISE} steps after the rise began" if late.size else "not noticed"
-    print(f"{name:<10} {np.sum(alarms < RISE)} false alarms; {notice}")
+    delay = next((alarm - RISE for alarm in alarms if alarm >= RISE), "no")
+    false = np.sum(alarms < RISE)
+    print(f"{name:<10}{false:3} alarms over noise, the next {delay} steps after the rise began")
 by_hand = page_hinkley_by_hand(losses)
 theirs = seen["published"]["statistic"][: len(by_hand)]
 gap = np.max(np.abs(theirs - by_hand)[:-1])
@@ -288,8 +288,9 @@ plt.show()
 
 # %% [markdown]
 # Over mere noise the published statistic is a random walk, and a random walk crosses any threshold
-# in time: those alarms are false, and each would halve the steps for good. The robust one takes off
-# what the noise explains, and pays with the steps it takes to be sure.
+# in time: those alarms are false, and each would halve the steps for good. (Who cries all the time
+# also cries as the rise begins.) The robust one takes off what the noise explains, and pays with
+# the steps it takes to be sure.
 #
 # ## 4. A NaN and bad minibatches
 #
@@ -318,7 +319,8 @@ results = jax.device_get(
     {name: (train(tx, data), train(guarded, data)) for name, data in faults.items()}
 )
 print(f"{'fault':<16}{'sgd':>8}{'guarded':>11}   alarms (not finite)")
-for name, ((error, _), (guarded_error, log)) in results.items():
+for name in faults:
+    (error, _), (guarded_error, log) = results[name]
     alarms, nonfinite = log["alarms"][-1], log["nonfinite"][-1]
     print(f"{name:<16}{error:6.1f} %{guarded_error:9.1f} %{alarms:8} ({nonfinite})")
 
@@ -352,9 +354,9 @@ plt.show()
 # ## 5. Where it does not help
 #
 # * **An explosion in the very last step** stays: an alarm needs the next loss.
-# * **A network can die before the first alarm.** From a rate far too high, the first steps may
-#   leave a layer of ReLUs that never fire, and with them a gradient of zero. A step back does not
-#   mend that:
+# * **A network can die on the way.** From a rate far too high, the steps before the alarms have
+#   brought it down may silence most ReLUs of a layer, and their gradients are zero from then on. A
+#   step back does not mend that:
 
 # %%
 too_high = jnp.array([1.0, 3.0, 10.0, 30.0, 100.0])

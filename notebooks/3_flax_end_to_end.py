@@ -284,7 +284,7 @@ print(f"largest difference of the losses in the first epoch: {gap:.1e}")
 # now.
 
 # %%
-RATES = np.logspace(-5, 2, 4 if SHORT else 15)
+RATES = np.logspace(-5, 2, 4 if SHORT else 11)
 SEEDS = np.arange(2 if SHORT else 3)
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam, "salera": salera_optax.salera}
 
