@@ -1,0 +1,385 @@
+# ---
+# jupyter:
+#   jupytext:
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Anatomy of a catastrophe
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/)
+#
+# An optimizer that raises its own learning rate will raise it too far one day. Figure 1 of [the
+# paper](https://arxiv.org/abs/1709.01427) shows such a day: the loss of ALERA explodes, while
+# SALERA notices, goes one step back, halves its steps, and trains on. Here is that figure made live
+# on scikit-learn's digits, and then every part of it under the lens: the statistic and its
+# threshold, the rollback, a NaN, a bad minibatch, and the cases in which the guard does not help.
+# About a minute on two CPU cores.
+
+# %%
+# Installs the package where it is missing, as on Colab. Before its first release on PyPI: build a
+# wheel (`python -m build`), upload it to Colab's Files, and put its file name in place of the name.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("salera_optax") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "salera_optax"], check=True)
+
+# %%
+import os
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from sklearn.datasets import load_digits
+
+import salera_optax
+
+SHORT = "SALERA_SHORT" in os.environ  # the project's own checks run a short form
+EPOCHS = 8 if SHORT else 30
+
+BLUE, ORANGE, GREEN, ALARM = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+plt.rcParams.update(
+    {
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 110,
+        "figure.facecolor": "white",
+        "font.size": 10,
+        "grid.color": "#E4E4E4",
+        "legend.frameon": False,
+    }
+)
+
+# %% [markdown]
+# ## A network and its minibatches
+#
+# Digits, 1,500 to train on and 297 to test; two hidden layers; minibatches of 50, so 30 steps an
+# epoch. `train_step` is all there is to an optimizer with a guard: it hands on the loss as `value`.
+
+# %%
+images, labels = load_digits(return_X_y=True)
+shuffled = np.random.default_rng(0).permutation(len(images))
+images = jnp.asarray((images - images.mean()) / images.std(), jnp.float32)[shuffled]
+labels = jnp.asarray(labels)[shuffled]
+
+STEPS = 30 * EPOCHS
+epochs = np.arange(1, STEPS + 1) / 30
+keys = jax.random.split(jax.random.key(0), EPOCHS)
+order = jax.vmap(lambda key: jax.random.permutation(key, 1500))(keys).reshape(STEPS, 50)
+batches = images[:1500][order], labels[:1500][order]
+
+
+def init(seed):
+    glorot = jax.nn.initializers.glorot_uniform()
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shapes = [(64, 256), (256, 128), (128, 10)]
+    return {
+        f"layer {i + 1}": {"kernel": glorot(keys[i], shape), "bias": jnp.zeros(shape[1])}
+        for i, shape in enumerate(shapes)
+    }
+
+
+def logits(params, x):
+    for name in ("layer 1", "layer 2"):
+        x = jax.nn.relu(x @ params[name]["kernel"] + params[name]["bias"])
+    return x @ params["layer 3"]["kernel"] + params["layer 3"]["bias"]
+
+
+def loss_fn(params, x, y):
+    return optax.softmax_cross_entropy_with_integer_labels(logits(params, x), y).mean()
+
+
+def test_error(params):
+    return 100 * jnp.mean(logits(params, images[1500:]).argmax(1) != labels[1500:])
+
+
+def train_step(tx, carry, batch):
+    params, opt_state = carry
+    loss, grads = jax.value_and_grad(loss_fn)(params, *batch)
+    params, opt_state = salera_optax.step(tx, grads, opt_state, params, value=loss)
+    return (params, opt_state), {"loss": loss, **salera_optax.metrics(opt_state)}
+
+
+@partial(jax.jit, static_argnums=0)
+def train(tx, batches, seed=0):
+    """Returns the last test error, and the loss and the metrics of every step."""
+    params = init(seed)
+    (params, _), log = jax.lax.scan(partial(train_step, tx), (params, tx.init(params)), batches)
+    return test_error(params), log
+
+
+# %% [markdown]
+# ## 1. ALERA alone, and with the guard
+#
+# The same seed, the same minibatches. `gain`, the speed at which rates adapt, is ten times the
+# default: a rate that climbs this fast cannot stop in time.
+
+# %%
+GAIN = 10 * 2.12e-6
+runs = {
+    "alera": train(salera_optax.alera(0.01, gain=GAIN), batches),
+    "salera": train(salera_optax.salera(0.01, gain=GAIN), batches),
+}
+for name, (error, log) in runs.items():
+    alarms = f", {log['alarms'][-1]} alarms" if "alarms" in log else ""
+    largest = np.max(log["loss"], initial=0, where=np.isfinite(log["loss"]))
+    print(f"{name:<7} {error:5.1f} % wrong at the end, largest loss {largest:.3g}{alarms}")
+
+# %%
+fig, axes = plt.subplots(2, 2, figsize=(9.5, 5.2), sharex=True, sharey="row")
+for column, (name, (error, log)) in zip(axes.T, runs.items(), strict=True):
+    colour = BLUE if name == "salera" else ORANGE
+    column[0].semilogy(epochs, log["loss"], color=colour, lw=0.8)
+    column[0].set_title(f"{name}: {error:.1f} % wrong at the end")
+    for layer, style in (("layer 1", "-"), ("layer 2", "--"), ("layer 3", ":")):
+        curve = log[f"learning_rate/{layer}/kernel"]
+        column[1].semilogy(epochs, curve, style, color=colour, lw=1.6, label=layer)
+    column[1].set(xlabel="epoch", xlim=(0, EPOCHS))
+    for axis in column:
+        axis.minorticks_off()
+        for alarm in epochs[np.asarray(log.get("alarm", np.zeros(STEPS, bool)))]:
+            axis.axvline(alarm, color=ALARM, lw=0.9)
+axes[0, 1].plot([], [], color=ALARM, lw=0.9, label="alarm")
+axes[0, 1].legend(loc="lower left")
+axes[1, 0].legend(loc="lower right")
+axes[0, 0].set_ylabel("minibatch loss")
+axes[1, 0].set_ylabel("learning rate")
+plt.show()
+
+# %% [markdown]
+# Up to the first red line the two runs are the same, but for rounding. Then ALERA loses within a
+# few steps what it had learned, and does not learn again: its rate comes down far too slowly.
+#
+# ## 2. The alarm in slow motion
+#
+# The first alarm of the run, five steps before it and five after. An alarm is raised where the
+# statistic rises above its threshold, or where one loss leaps far above the noise; in the line of
+# the alarm the statistic has already started anew. `scale` is what alarms have left of every step.
+
+# %%
+log = jax.tree.map(np.asarray, runs["salera"][1])
+first = int(np.argmax(log["alarm"]))
+print("step   loss  statistic  threshold  scale  rate of layer 2")
+for step in range(first - 5, first + 6):
+    line = {key: values[step] for key, values in log.items()}
+    print(
+        f"{step:4d} {line['loss']:6.3f} {line['statistic']:10.3f} {line['threshold']:10.3f}"
+        f" {line['scale']:6.2f} {line['learning_rate/layer 2/kernel']:16.3f}"
+        + ("   <- alarm" if line["alarm"] else "")
+    )
+
+# %% [markdown]
+# Now the same steps by hand, to see what becomes of the parameters. We keep them as they were
+# before the step that the alarm takes back, and compare every bit.
+
+# %%
+tx = salera_optax.salera(0.01, gain=GAIN)
+one_step = jax.jit(partial(train_step, tx))
+params = init(0)
+trail = [(params, tx.init(params))]
+for step in range(first + 2):
+    carry, _ = one_step(trail[-1], jax.tree.map(lambda x, step=step: x[step], batches))
+    trail = [*trail[-3:], carry]
+before, exploded, restored, after = (params for params, _ in trail)
+
+
+def distance(a, b):
+    return optax.tree.norm(optax.tree.sub(a, b))
+
+
+same = jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before, restored))
+print(f"the step that went wrong moved the parameters by {distance(exploded, before):.3f}")
+print(f"after the alarm they are {distance(restored, before):.3f} from where they were")
+print(f"every bit the same: {same}")
+print(f"the next step, halved, moves them by {distance(after, restored):.3f}")
+
+# %% [markdown]
+# The step back is one step, exactly. Where the trouble began a few steps earlier, that alone would
+# not save the run: it is the shorter steps from there on that do. The loss comes down again within
+# a few of them.
+#
+# ## 3. The statistic and its threshold
+#
+# The test that the paper takes is half a century old, and six lines long. Smooth the loss, keep the
+# average of the smoothed loss, and add up how far the one lies above the other; where the sum has
+# risen by a tenth of the first loss (`threshold=0.1`), something has changed.
+
+
+# %%
+def page_hinkley_by_hand(losses, smoothing=0.1, threshold=0.1):
+    """The statistic after every loss, up to the first alarm."""
+    smoothed = average = statistic = 0.0
+    statistics = []
+    for n, loss in enumerate(losses):
+        smoothed += (loss - smoothed) * (smoothing if n > 1 / smoothing else 1 / (n + 1))
+        average += (smoothed - average) / (n + 1)
+        statistic = max(0.0, statistic + smoothed - average)
+        statistics.append(statistic)
+        if statistic > threshold * abs(losses[0]):
+            break
+    return np.array(statistics)
+
+
+# %% [markdown]
+# `page_hinkley` around an optimizer that does nothing is a detector for any recorded curve. It
+# comes in two makes: `"published"` is the test above, and `"robust"`, the default, measures the
+# noise of the loss as well. Here they watch a loss made for the purpose: for a thousand steps it is
+# nothing but noise around one level, and then that level rises by one per cent a step.
+
+# %%
+RISE, LENGTH = 1000, 1150
+time = np.arange(LENGTH)
+level = 0.5 * 1.01 ** np.maximum(time - RISE, 0)
+losses = level * np.random.default_rng(0).lognormal(0, 0.3, LENGTH)
+
+
+@partial(jax.jit, static_argnums=1)
+def watch(losses, detector):
+    tx = salera_optax.page_hinkley(optax.identity(), detector=detector, rollback=False)
+    nothing = jnp.zeros(())
+
+    def observe(state, loss):
+        _, state = tx.update(nothing, state, nothing, value=loss)
+        return state, salera_optax.metrics(state)
+
+    return jax.lax.scan(observe, tx.init(nothing), losses)[1]
+
+
+seen = {name: jax.device_get(watch(losses, name)) for name in ("published", "robust")}
+for name, log in seen.items():
+    alarms = np.flatnonzero(log["alarm"])
+    delay = next((alarm - RISE for alarm in alarms if alarm >= RISE), "no")
+    false = np.sum(alarms < RISE)
+    print(f"{name:<10}{false:3} alarms over noise, the next {delay} steps after the rise began")
+by_hand = page_hinkley_by_hand(losses)
+theirs = seen["published"]["statistic"][: len(by_hand)]
+gap = np.max(np.abs(theirs - by_hand)[:-1])
+print(f"by hand, up to the first alarm at step {len(by_hand) - 1}: the same within {gap:.0e}")
+
+# %%
+fig, axes = plt.subplots(2, 1, figsize=(9.5, 4.6), sharex=True)
+axes[0].plot(time, losses, color="#7DB8DC", lw=0.6, label="loss")
+axes[0].plot(time, level, color=BLUE, lw=1.4, label="its level,\nunknown to the test")
+axes[0].set(ylabel="loss", ylim=(0, None))
+axes[1].axhline(1, color="grey", ls="--", lw=1)
+axes[1].annotate("threshold", (0, 1), (2, 3), textcoords="offset points", color="grey")
+for (name, log), colour in zip(seen.items(), (ORANGE, BLUE), strict=True):
+    ratio = log["statistic"] / log["threshold"]
+    axes[1].plot(time, ratio, color=colour, lw=1.2, label=f'"{name}"')
+    alarms = time[log["alarm"]]
+    axes[1].plot(alarms, np.full(len(alarms), 1.1), "v", color=colour, ms=6)
+axes[1].plot([], [], "v", color="grey", ms=6, label="alarm")
+axes[1].set(xlabel="step", ylabel="statistic / threshold", ylim=(0, 1.25), xlim=(0, LENGTH))
+for axis in axes:
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+plt.show()
+
+# %% [markdown]
+# Over mere noise the published statistic is a random walk, and a random walk crosses any threshold
+# in time: those alarms are false, and each would halve the steps for good. (Who cries all the time
+# also cries as the rise begins.) The robust one takes off what the noise explains, and pays with
+# the steps it takes to be sure.
+#
+# ## 4. A NaN and bad minibatches
+#
+# The guard goes around any Optax optimizer. Here SGD with momentum trains at a rate that suits it,
+# alone and guarded, and the fault is in the data: a NaN among the pixels; one minibatch with all
+# its labels wrong (each image has its neighbour's); and thirty such minibatches in a row.
+
+# %%
+FAULT = STEPS // 3
+tx = optax.sgd(0.1, momentum=0.9)
+guarded = salera_optax.page_hinkley(tx)
+
+
+def mislabelled(count):
+    x, y = batches
+    return x, y.at[FAULT : FAULT + count].set(jnp.roll(y[FAULT : FAULT + count], 1, axis=1))
+
+
+faults = {
+    "none": batches,
+    "one NaN": (batches[0].at[FAULT, 0, 0].set(jnp.nan), batches[1]),
+    "1 mislabelled": mislabelled(1),
+    "30 mislabelled": mislabelled(30),
+}
+results = jax.device_get(
+    {name: (train(tx, data), train(guarded, data)) for name, data in faults.items()}
+)
+print(f"{'fault':<16}{'sgd':>8}{'guarded':>11}   alarms (not finite)")
+for name in faults:
+    (error, _), (guarded_error, log) = results[name]
+    alarms, nonfinite = log["alarms"][-1], log["nonfinite"][-1]
+    print(f"{name:<16}{error:6.1f} %{guarded_error:9.1f} %{alarms:8} ({nonfinite})")
+
+# %%
+fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), sharey=True)
+window = slice(FAULT - 30, FAULT + 90)
+for axis, name in zip(axes, list(faults)[1:], strict=True):
+    (_, plain), (_, log) = results[name]
+    axis.semilogy(
+        np.arange(STEPS)[window], plain["loss"][window], color=ORANGE, lw=1.2, label="sgd"
+    )
+    axis.semilogy(
+        np.arange(STEPS)[window], log["loss"][window], color=BLUE, lw=1.2, label="guarded"
+    )
+    for alarm in np.flatnonzero(log["alarm"][window]) + FAULT - 30:
+        axis.axvline(alarm, 0.93, color=ALARM, lw=0.9)
+    axis.set(title=name, xlabel="step")
+    axis.minorticks_off()
+axes[0].plot([], [], "|", color=ALARM, ms=10, label="alarm")
+axes[0].set_ylabel("minibatch loss")
+axes[0].legend(loc="lower right")
+plt.show()
+
+# %% [markdown]
+# A NaN ends the unguarded run for good. One mislabelled minibatch costs it a dozen steps, with the
+# help of momentum, and hardly shows in the end; the guard throws it away. Against thirty in a row
+# the guard holds out for some steps, each alarm without another halving. Then it takes the new
+# level of the loss for the truth, as it must, or a run whose data has really changed could never go
+# on.
+#
+# ## 5. Where it does not help
+#
+# * **An explosion in the very last step** stays: an alarm needs the next loss.
+# * **A network can die on the way.** From a rate far too high, the steps before the alarms have
+#   brought it down may silence most ReLUs of a layer, and their gradients are zero from then on. A
+#   step back does not mend that:
+
+# %%
+too_high = jnp.array([1.0, 3.0, 10.0, 30.0, 100.0])
+seeds = jnp.arange(2 if SHORT else 6)
+beginning = jax.tree.map(lambda x: x[:300], batches)
+
+
+def outcome(rate, seed):
+    tx, params = salera_optax.salera(rate), init(seed)
+    (params, _), _ = jax.lax.scan(partial(train_step, tx), (params, tx.init(params)), beginning)
+    return test_error(params)
+
+
+errors = jax.jit(jax.vmap(jax.vmap(outcome, (None, 0)), (0, None)))(too_high, seeds)
+for rate, row in zip(too_high, errors, strict=True):
+    print(
+        f"salera({rate:g}): {(row > 80).sum()} of {len(seeds)} runs end at chance; "
+        f"median test error {np.median(row):.1f} %"
+    )
+
+# %% [markdown]
+# * **The loss must mean the same at every step.** That of a GAN or of a policy gradient does not.
+# * **Drift of the data** over weeks is not its task: it watches for what one step too many does.
+#
+# **Next:** [a Flax model end to end](3_flax_end_to_end.ipynb), where batch statistics come back as
+# well.
