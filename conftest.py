@@ -1,4 +1,4 @@
-"""Runs the Python blocks of the README and of the documentation as tests, each page from its top."""
+"""Runs the Python blocks of the README and of docs/ as tests, each page from its top."""
 
 import pytest
 from sybil import Sybil

@@ -1,7 +1,4 @@
-"""Configuration of Sphinx. To build, strictly and without the network:
-
-sphinx-build --fail-on-warning docs docs/_build
-"""
+"""Configuration of Sphinx, which runs as `sphinx-build --fail-on-warning docs docs/_build`."""
 
 import re
 
@@ -36,6 +33,7 @@ katex_css_path = "katex-math.css"
 
 myst_heading_anchors = 3
 html_theme = "furo"
+pygments_style = "tango"  # has red and green for the two sides of a diff
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_copyright = False

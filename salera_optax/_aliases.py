@@ -171,7 +171,7 @@ def alera(
 
     Per group of dimension d, with the raw gradient g, in step t::
 
-        path_t = (1 - alpha) path_{t-1} + alpha g/||g||          (only the decay when ||g|| <= eps)
+        path_t = (1 - alpha) path_{t-1} + alpha g/||g||    (decay alone if ||g|| <= eps)
         rate_t = rate_{t-1} exp(gain (||path_t||^2 - mean(t)) / std(d))
         update = -learning_rate rate_t base(g)
 
@@ -362,8 +362,8 @@ def spalera(
 
     With w = 1/N, N the number of real coordinates of all parameters together, per coordinate::
 
-        path_t = (1 - alpha) path_{t-1} + alpha g/||g||                    (norms over all N)
-        rate_t = rate_{t-1} exp(gain (path_t^2 - w mean(t)) / (sqrt(w) std(N)))     (elementwise)
+        path_t = (1 - alpha) path_{t-1} + alpha g/||g||             (norms over all N)
+        rate_t = rate_{t-1} exp(gain (path_t^2 - w mean(t)) / (sqrt(w) std(N)))
 
     The exact deviation of one coordinate has a further term, a fraction of at most
     alpha (2 - alpha) / (4 (1 - alpha)^2) more (6 % at alpha = 0.1), which this leaves out.

@@ -30,7 +30,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
       the loss; after an alarm the statistic has restarted.
     * `scale`: what alarms have left of the steps, in (0, 1].
 
-    ALERA has `learning_rate/<group>` for every group of leaves: the rate multiplier times what
+    ALERA has ``learning_rate/<group>`` for every group of leaves: the rate multiplier times what
     guards around it have left, times the base learning rate if the optimizer is one of the aliases
     (without one, the multiplier alone). Of parameter-wise rates it is the geometric mean over a
     leaf. With several guards or several ALERA states the place of each in the state stands before
