@@ -2,6 +2,7 @@
 
 import click
 
+from benchmarks.detector_command import detector
 from benchmarks.grid_command import grid
 from benchmarks.report import report
 from benchmarks.train_command import train
@@ -15,6 +16,7 @@ def main() -> None:
 main.add_command(train)
 main.add_command(grid)
 main.add_command(report)
+main.add_command(detector)
 
 if __name__ == "__main__":
     main(prog_name="python -m benchmarks")
