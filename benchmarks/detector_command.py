@@ -19,7 +19,6 @@ from benchmarks import streams
 from benchmarks.detectors import DETECTORS, Detector
 from benchmarks.operating_curves import save_operating_curves
 
-
 RESULTS = Path(__file__).parent / "results"
 MOMENTS = {"early": 100, "late": 5000}  # step of a change: in the descent, long behind it
 _PATIENCE = 200  # steps; what is noticed later has been missed

@@ -70,7 +70,7 @@ def _draw_delays(axis: Axes, frame: pd.DataFrame) -> None:
         axis.plot(JUMPS, delay.fillna(_MISSED), marker + "-", color=colour, ms=5, lw=1.4)
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.set_xticks(JUMPS, JUMPS)
+    axis.set_xticks(JUMPS, [str(size) for size in JUMPS])
     axis.set_yticks([1, 3, 10, 30, 100, _MISSED], ["1", "3", "10", "30", "100", "missed"])
     axis.minorticks_off()
     axis.set_xlabel("size of the jump, in deviations")

@@ -19,7 +19,8 @@ Noise = Callable[[jax.Array, int], jax.Array]
 
 def _student(key: jax.Array, steps: int) -> jax.Array:
     normal, *squares = jax.random.normal(key, (4, steps))
-    return normal / jnp.sqrt(sum(x**2 for x in squares))  # t(3) over its deviation
+    scale = jnp.sqrt(jnp.square(jnp.stack(squares)).sum(0))
+    return jnp.asarray(normal / scale)  # t(3) over its deviation
 
 
 def _lognormal(key: jax.Array, steps: int) -> jax.Array:
@@ -80,8 +81,14 @@ CURVES = {
 
 Shape = Callable[[jax.Array], jax.Array]
 JUMPS = (2, 3, 4, 5, 7, 10, 20, 50)  # deviations
+
+
+def _jump(size: float) -> Shape:
+    return lambda t: jnp.where(t >= 0, size, 0.0)
+
+
 CHANGES: dict[str, Shape] = {
-    **{f"jump {size}": lambda t, size=size: jnp.where(t >= 0, size, 0.0) for size in JUMPS},
+    **{f"jump {size}": _jump(size) for size in JUMPS},
     "ramp 0.1 a step": lambda t: 0.1 * jnp.maximum(t + 1, 0),
     "ramp 0.3 a step": lambda t: 0.3 * jnp.maximum(t + 1, 0),
     "x 1.5 a step": lambda t: jnp.where(t >= 0, 10 * (1.5 ** (jnp.clip(t, 0, 60) + 1) - 1), 0.0),
