@@ -1,6 +1,7 @@
 """The simulation of detectors alone: its losses, its rivals, and the command."""
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import detector_command, streams
+from benchmarks import streams
 from benchmarks.__main__ import main
+from benchmarks.detector_command import RESULTS, delays, false_alarms, write_tables
 from benchmarks.detectors import DETECTORS
+from benchmarks.operating_curves import save_operating_curves
 
 
 # Not Student's t(3): its fourth moment is infinite, so that the deviation of a sample tells little.
@@ -44,16 +47,33 @@ def test_a_detector_keeps_quiet_on_a_plateau_and_notices_a_jump(name: str):
     assert alarms[:, 700:800].any(axis=1).all()
 
 
-@pytest.mark.slow
-def test_the_command_writes_tables_numbers_and_a_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(detector_command, "MOMENTS", {"early": 100, "late": 300})
-    arguments = ["detector", "--streams", "2", "--steps", "2100", "--out", str(tmp_path)]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0, result.output
-    numbers = json.loads((tmp_path / "detector.json").read_text())
-    assert {row["detector"] for row in numbers["false alarms"]} == set(DETECTORS)
-    text = (tmp_path / "detector.md").read_text()
-    assert all(f"| {name} " in text for name in DETECTORS)
+def test_false_alarms_are_counted_over_all_streams():
+    row = next(false_alarms(DETECTORS["published, smoothing 1"], 2, 2100, 0))
+    assert (row["curve"], row["noise"], row["streams"], row["steps"]) == (
+        "descent",
+        "Gaussian",
+        2,
+        4200,
+    )
+    assert 0 < row["early alarms"] < row["alarms"] < 4200
+
+
+def test_a_delay_is_counted_from_the_change():
+    rows = {row["change"]: row for row in islice(delays(DETECTORS["robust"], 4, 0), 8)}
+    assert rows["jump 2"]["median"] is None
+    assert rows["jump 2"]["missed"] == 1
+    assert (rows["jump 50"]["median"], rows["jump 50"]["missed"]) == (0, 0)
+    assert rows["jump 10"]["median"] > 0
+
+
+def test_tables_and_picture_are_made_of_the_numbers(tmp_path: Path):
+    numbers = json.loads((RESULTS / "detector.json").read_text())
+    write_tables(numbers, tmp_path / "detector.md")
+    assert (tmp_path / "detector.md").read_text() == (RESULTS / "detector.md").read_text()
+    save_operating_curves(numbers, tmp_path / "detector.png")
     assert (tmp_path / "detector.png").stat().st_size > 10_000
+
+
+def test_a_number_of_steps_that_ends_before_the_bad_loss_is_refused():
+    result = CliRunner().invoke(main, ["detector", "--steps", "2000"])
+    assert "Invalid value for '--steps': 2000 is not in the range x>=2002." in result.output
