@@ -273,8 +273,7 @@ fig, axes = plt.subplots(2, 1, figsize=(9.5, 4.6), sharex=True)
 axes[0].plot(time, losses, color="#7DB8DC", lw=0.6, label="loss")
 axes[0].plot(time, level, color=BLUE, lw=1.4, label="its level,\nunknown to the test")
 axes[0].set(ylabel="loss", ylim=(0, None))
-axes[1].axhline(1, color="grey", ls="--", lw=1)
-axes[1].annotate("threshold", (0, 1), (2, 3), textcoords="offset points", color="grey")
+axes[1].axhline(1, color="grey", ls="--", lw=1, label="threshold")
 for (name, log), colour in zip(seen.items(), (ORANGE, BLUE), strict=True):
     ratio = log["statistic"] / log["threshold"]
     axes[1].plot(time, ratio, color=colour, lw=1.2, label=f'"{name}"')
@@ -341,15 +340,15 @@ for axis, name in zip(axes, list(faults)[1:], strict=True):
     axis.minorticks_off()
 axes[0].plot([], [], "|", color=ALARM, ms=10, label="alarm")
 axes[0].set_ylabel("minibatch loss")
-axes[0].legend(loc="lower right")
+axes[0].legend(loc="upper right")
 plt.show()
 
 # %% [markdown]
-# A NaN ends the unguarded run for good. One mislabelled minibatch costs it a dozen steps, with the
-# help of momentum, and hardly shows in the end; the guard throws it away. Against thirty in a row
-# the guard holds out for some steps, each alarm without another halving. Then it takes the new
-# level of the loss for the truth, as it must, or a run whose data has really changed could never go
-# on.
+# A NaN ends the unguarded run for good. One mislabelled minibatch throws it back for all of the
+# steps shown, with the help of momentum, though the test error does not tell; guarded, the loss is
+# back at the next step. Against thirty in a row the guard holds out for some steps. Then it takes
+# the new level of the loss for the truth, as it must, or a run whose data has really changed could
+# never go on; from there the run goes down like the unguarded one.
 #
 # ## 5. Where it does not help
 #
