@@ -44,6 +44,7 @@ _PAGES = {
     "CHANGELOG.md": "/changelog.md",
     "CONTRIBUTING.md": "/contributing.md",
     "benchmarks/results/README.md": "/results.md",
+    "benchmarks/results/detector.md": "/detectors.md",
 }
 
 
