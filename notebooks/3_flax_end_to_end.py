@@ -335,10 +335,10 @@ for name, error in errors.items():
 # %% [markdown]
 # SALERA has the widest window of the three, though not a boundless one. From 0.00001, twenty epochs
 # are too few for its rate to climb; between 0.0001 and 0.003 Adam ends better; and above 3 the seed
-# decides. Three seeds are few there: with eight, 3 of 8 runs from 10 and 3 of 8 from 30 end above 5
-# %, and all of those from 100. The median of three seeds jumps about, and where it falls depends on
-# the rates tried, so the table counts runs. At its best rate each optimizer does about as well as
-# the others: what SALERA saves is the search.
+# decides, or even a rounding error. Three seeds are few there: in a run with eight, 3 from 10, 3
+# from 30 and all 8 from 100 ended above 5 %. The median of three jumps about, and where it falls
+# depends on the rates tried, so the table counts runs. At its best rate each optimizer does about
+# as well as the others: what SALERA saves is the search.
 #
 # The same figure for MNIST, with many more rivals, and how to repeat it:
 # [results](../benchmarks/results/README.md).
