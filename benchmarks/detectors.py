@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from river import drift
 
 from salera_optax import _detector
 
@@ -93,13 +92,15 @@ def _cusum(slack: float = 2, level: float = 17, clip: float = 8) -> Detector:
     return _scanned(lambda: tuple(jnp.zeros(()) for _ in range(5)), step)
 
 
-def _river(make: Callable[[], Any], share: float) -> Detector:
+def _river(name: str, share: float, **arguments: Any) -> Detector:
     """One of the package river, a stream after the other; only a mean that rises is an alarm."""
 
     def alarms(losses: npt.NDArray[np.float32]) -> Alarms:
+        from river import drift  # noqa: PLC0415  (slow to import)
+
         found = np.zeros(losses.shape, bool)
         for stream, row in zip(losses, found, strict=True):
-            detector, before = make(), 0.0
+            detector, before = getattr(drift, name)(**arguments), 0.0
             for step, loss in enumerate(stream.tolist()):
                 detector.update(loss)
                 after = getattr(detector, "estimation", np.inf)
@@ -117,7 +118,7 @@ DETECTORS: dict[str, Detector] = {
     "published, smoothing 1": _ours("published", 1.0),
     "mean + 6 deviations of 128": _deviations(),
     "CUSUM": _cusum(),
-    "river PageHinkley": _river(lambda: drift.PageHinkley(mode="up"), 1 / 16),
-    "river ADWIN": _river(drift.ADWIN, 1 / 16),
+    "river PageHinkley": _river("PageHinkley", 1 / 16, mode="up"),
+    "river ADWIN": _river("ADWIN", 1 / 16),
 }
 """By name, as the table and the picture show them; the first is this library's default."""
