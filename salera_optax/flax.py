@@ -177,12 +177,8 @@ class TrainState(train_state.TrainState, kw_only=True):
             collection.
         """
         before = guards(self.opt_state)
-        if value is None and before:
-            raise TypeError(
-                "apply_gradients: missing argument 'value', the minibatch loss (a real scalar), "
-                "which the guard of this optimizer watches: call "
-                "apply_gradients(grads=grads, value=loss)."
-            )
+        if before:
+            _check_loss(value, "apply_gradients(grads=grads, value=loss)")
         # Flax keeps the scales of fp8 beside the parameters, to be overwritten by their gradients.
         overwritten = isinstance(grads, Mapping) and OVERWRITE_WITH_GRADIENT in grads
         params, opt_state = stepped(
@@ -227,6 +223,15 @@ class TrainState(train_state.TrainState, kw_only=True):
                 for name, saved in self.snapshot.items()
             }
         }
+
+
+def _check_loss(value: ArrayLike | None, call: str) -> None:
+    """Raises where the loss is missing that a guard needs; `call` is the call that has it."""
+    if value is None:
+        raise TypeError(
+            f"{call.partition('(')[0]}: missing argument 'value', the minibatch loss (a real "
+            f"scalar), which the guard of this optimizer watches: call {call}."
+        )
 
 
 def _thawed_like(like: Any, collection: Any) -> Any:
@@ -318,11 +323,7 @@ class Optimizer(nnx.Optimizer[_Model]):
         before = guards(nnx.as_pure(self.opt_state))
         if not before:
             return super().update(model, grads, **kwargs)
-        if kwargs.get("value") is None:
-            raise TypeError(
-                "update: missing argument 'value', the minibatch loss (a real scalar), which the "
-                "guard of this optimizer watches: call update(model, grads, value=loss)."
-            )
+        _check_loss(kwargs.get("value"), "update(model, grads, value=loss)")
         stats = self._of(model, nnx.BatchStat)
         old, saved = nnx.as_pure(self.last_batch_stats), nnx.as_pure(self.snapshot)
         check_same_tree("update", "the batch statistics", stats, saved)
