@@ -13,11 +13,19 @@ from matplotlib.ticker import MaxNLocator
 from scipy.special import lambertw
 
 from benchmarks.log import Log
-from benchmarks.plots import ALARM, COLOURS, STYLE, alarms_of, losses_of, palette
+from benchmarks.plots import (
+    ALARM,
+    ALARM_WIDTH,
+    COLOURS,
+    STYLE,
+    alarms_of,
+    losses_of,
+    mark_alarms,
+    palette,
+)
 
 _CHANCE = 90  # % wrong when guessing one of ten classes
 _COLUMNS = 4  # of panels in a figure
-_DPI = 130
 
 
 def save_robustness(runs: pd.DataFrame, path: Path) -> None:
@@ -44,7 +52,7 @@ def save_robustness(runs: pd.DataFrame, path: Path) -> None:
         figure.supxlabel("initial learning rate")
         figure.supylabel("test error (%)")
         figure.suptitle("SALERA (blue, in every panel) and its rivals", fontsize=11)
-        figure.savefig(path, dpi=_DPI)
+        figure.savefig(path)
 
 
 def _draw_curve(axis: Axes, runs: pd.DataFrame, colour: str) -> None:
@@ -74,10 +82,8 @@ def save_catastrophe(logs: Sequence[Log], path: Path) -> None:
             axes[0].plot(steps, losses_of(log), color=colour, lw=1.3)
             rates = [max(line["learning_rate"].values()) for line in log.steps]
             axes[1].plot(steps, rates, color=colour, lw=1.6, label=log.config["optimizer"])
-            for alarm in alarms_of(log):
-                for axis in axes:
-                    axis.axvline(alarm, color=ALARM, lw=0.9, zorder=1)
-        axes[1].plot([], [], color=ALARM, lw=0.9, label="alarm")
+            mark_alarms(axes, alarms_of(log))
+        axes[1].plot([], [], color=ALARM, lw=ALARM_WIDTH, label="alarm")
         axes[0].set_ylabel("minibatch loss")
         axes[1].set_ylabel("learning rate\n(largest of the layers)")
         for axis in axes:
@@ -86,7 +92,7 @@ def save_catastrophe(logs: Sequence[Log], path: Path) -> None:
         axes[1].set_xlabel("step")
         axes[1].set_xlim(1, len(logs[0].steps))
         axes[1].legend()
-        figure.savefig(path, dpi=_DPI)
+        figure.savefig(path)
 
 
 def save_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) -> None:
@@ -119,11 +125,11 @@ def save_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) -> No
             axes.flat[0].plot([], [], color=colour, lw=1.6, label=name)
         figure.legend(loc="outside right upper", frameon=False)
         figure.supylabel("test error (%)")
-        figure.savefig(path, dpi=_DPI)
+        figure.savefig(path)
 
 
 def dividing_cost(divisor: Any, alarm_cost: float) -> Any:
-    """Expected cost of dividing the rate by `divisor` at every alarm, in units of its own scale.
+    """Expected cost of dividing the rate by `divisor` at every alarm.
 
     A rate too large by an unknown factor, its logarithm spread evenly over a range, needs
     range / ln(divisor) alarms, and then lies below the largest that works by a factor of up to
@@ -150,7 +156,7 @@ def save_dividing_cost(measured: pd.DataFrame, path: Path) -> None:
     """Draws J(zeta) for several costs of an alarm with its minima, and beside it what was measured.
 
     Args:
-      measured: runs with `divisor`, `error` and `alarms`; may be empty.
+      measured: runs with `divisor` and `error`; may be empty.
       path: of the PNG.
     """
     divisors = np.geomspace(1.15, 12, 200)
@@ -175,4 +181,4 @@ def save_dividing_cost(measured: pd.DataFrame, path: Path) -> None:
             axes[1].legend()
         for axis in axes:
             axis.set_xlabel(r"an alarm divides every rate by $\zeta$")
-        figure.savefig(path, dpi=_DPI)
+        figure.savefig(path)

@@ -40,7 +40,7 @@ def save_operating_curves(results: dict[str, Any], path: Path) -> None:
         figure.legend(
             *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_SHOWN) // 2
         )
-        figure.savefig(path, dpi=130)
+        figure.savefig(path)
 
 
 def _draw_false_alarms(axis: Axes, frame: pd.DataFrame) -> None:

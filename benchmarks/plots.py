@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 # Okabe and Ito's colours, told apart by the colour-blind; vermillion is kept for alarms.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 ALARM = "#D55E00"
-_ALARM_WIDTH = 0.9
+ALARM_WIDTH = 0.9
 _LEGEND: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
 STYLE: dict[Any, Any] = {
     "agg.path.chunksize": 10_000,  # without it, a line of 100,000 points can be too much for Agg
@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#E4E4E4",
     "legend.borderaxespad": 0,
     "legend.frameon": False,
+    "savefig.dpi": 130,
 }
 
 
@@ -42,7 +43,10 @@ def save_picture(log: Log, path: Path) -> None:
         _draw_errors(axes[0], log)
         _draw_losses(axes[1], epochs, log)
         _draw_rates(axes[2], epochs, log)
-        _mark_alarms(axes, epochs, log)
+        mark_alarms(axes, _alarm_epochs(log))
+        if alarms_of(log).size:
+            axes[0].plot([], [], color=ALARM, lw=ALARM_WIDTH, label=_alarm_count(log))
+        axes[0].legend(**_LEGEND)
         _finish(figure, axes, [log], path)
 
 
@@ -83,7 +87,7 @@ def _draw_events(axis: Axes, logs: Sequence[Log]) -> None:
     """A row for every run, with its alarms and the losses that are not finite."""
     for row, log in enumerate(logs):
         epochs = _epochs(log)
-        lost, alarms = epochs[~_finite(log)], _alarms(log, epochs)
+        lost, alarms = epochs[~_finite(log)], _alarm_epochs(log)
         axis.plot(lost, np.full(lost.shape, row), "x", color="grey", ms=5)
         axis.plot(alarms, np.full(alarms.shape, row), "|", color=ALARM, ms=10, mew=1.5)
     counts = [_alarm_count(log) if "alarms" in log.steps[0] else "no guard" for log in logs]
@@ -101,7 +105,7 @@ def _finish(figure: Figure, axes: Sequence[Axes], logs: Sequence[Log], path: Pat
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(_title(logs), fontsize=12)
     figure.align_ylabels(axes)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path)
 
 
 def _title(logs: Sequence[Log]) -> str:
@@ -120,7 +124,7 @@ def _outcome(log: Log) -> str:
 
 
 def _alarm_count(log: Log) -> str:
-    count = sum(line["alarm"] for line in log.steps)
+    count = alarms_of(log).size
     return f"{count:,} alarm{'' if count == 1 else 's'}"
 
 
@@ -129,9 +133,9 @@ def _epochs(log: Log) -> Floats:
     return _floats([line["step"] / log.config["steps_per_epoch"] for line in log.steps])
 
 
-def _alarms(log: Log, epochs: Floats) -> Floats:
+def _alarm_epochs(log: Log) -> Floats:
     """The times of the alarms, in epochs."""
-    alarms: Floats = epochs[np.array([line["alarm"] for line in log.steps], dtype=bool)]
+    alarms: Floats = alarms_of(log) / log.config["steps_per_epoch"]
     return alarms
 
 
@@ -211,14 +215,11 @@ def _draw_rates(axis: Axes, epochs: Floats, log: Log) -> None:
     _scale(axis, values[np.isfinite(values)], always_log=True)
 
 
-def _mark_alarms(axes: Sequence[Axes], epochs: Floats, log: Log) -> None:
-    alarms = _alarms(log, epochs)
+def mark_alarms(axes: Sequence[Axes], places: npt.NDArray[Any]) -> None:
+    """Draws a line through every axis at each of the places."""
     for axis in axes:
-        for alarm in alarms:
-            axis.axvline(alarm, color=ALARM, lw=_ALARM_WIDTH, zorder=2.5)
-    if alarms.size:
-        axes[0].plot([], [], color=ALARM, lw=_ALARM_WIDTH, label=_alarm_count(log))
-    axes[0].legend(**_LEGEND)
+        for place in places:
+            axis.axvline(place, color=ALARM, lw=ALARM_WIDTH, zorder=2.5)
 
 
 def _module(group: str) -> str:

@@ -44,7 +44,7 @@ def table(results: Results) -> pd.DataFrame:
     for run, result in results:
         for epochs in _measured_after(run):
             short = run._replace(epochs=epochs)
-            rows[short] = _row(short, result) | {"seconds": result.get("seconds")}
+            rows[short] = _row(short, result)
     return pd.DataFrame(list(rows.values())).drop(columns="hyperparameters")
 
 
@@ -69,6 +69,7 @@ def _row(run: Run, result: dict[str, Any]) -> dict[str, Any]:
         "error": errors[-1],
         "failed": lost or errors[-1] > 100 * FAILED,
         "alarms": sum(result["alarms"][: run.epochs]),
+        "seconds": result.get("seconds"),
         "device": f"{result['devices']} x {result['device']}, {result['precision']}",
     }
 
@@ -196,10 +197,6 @@ def _curves(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _markdown(frame: pd.DataFrame) -> str:
-    return str(frame.to_markdown(floatfmt=".2f"))
-
-
 def _numbers(frame: pd.DataFrame) -> str:
     """A table of errors, with two decimals, and counts: nothing where there is none."""
 
@@ -249,7 +246,7 @@ def _by_rate(runs: pd.DataFrame) -> str:
     shown = cells["error"].mean().map("{:.2f}".format).where(~cells["failed"].any(), "failed")
     wide = shown.unstack()
     wide.columns = [f"{rate:g}" for rate in wide.columns]
-    return str(wide.fillna("").to_markdown(disable_numparse=True))
+    return _numbers(wide)
 
 
 def _best(runs: pd.DataFrame) -> str:
@@ -269,7 +266,7 @@ def _robust(runs: pd.DataFrame) -> str:
     chosen = cells.merge(robust, on=["optimizer", "setting"])
     wide = chosen.pivot(index=["optimizer", "setting"], columns="learning_rate", values="error")
     wide.columns = [f"{rate:g}" for rate in wide.columns]
-    return _markdown(wide.reset_index().set_index("optimizer"))
+    return _numbers(wide.reset_index().set_index("optimizer"))
 
 
 def _failures(runs: pd.DataFrame) -> str:
@@ -308,7 +305,7 @@ def _complete(runs: pd.DataFrame) -> str:
         seconds=("seconds", "median"),
     )
     counted = counted.rename(columns={"seconds": "seconds a run"})
-    return _markdown(counted.reset_index().set_index("optimizer"))
+    return _numbers(counted.reset_index().set_index("optimizer"))
 
 
 @click.command()
