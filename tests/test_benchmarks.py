@@ -354,7 +354,7 @@ def test_the_adding_problem_asks_for_the_sum_of_the_marked_values():
     assert not np.isin(adding.test.labels, adding.train.labels).all()
 
 
-@pytest.mark.parametrize("dataset", ["digits", "adding"])
+@pytest.mark.parametrize("dataset", ["digits", pytest.param("adding", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", [name for name in models.MODELS if "m4" not in name])
 def test_every_model_takes_images_and_sequences(model: str, dataset: str):
     network = models.MODELS[model](dataset)

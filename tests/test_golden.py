@@ -195,7 +195,13 @@ def float64():
         yield
 
 
-@pytest.mark.parametrize("halves", [False, True], ids=["one leaf a layer", "two leaves a layer"])
+@pytest.mark.parametrize(
+    "halves",
+    [
+        pytest.param(False, id="one leaf a layer"),
+        pytest.param(True, id="two leaves a layer", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("run", RUNS)
 def test_every_recorded_call_is_reproduced(run, halves):
     arguments, decay = hyperparameters(run)
