@@ -2,6 +2,7 @@
 
 from salera_optax._alera import ScaleByAleraState, by_module, scale_by_alera
 from salera_optax._aliases import ag_adam, alera, forget_path, salera, spalera
+from salera_optax._calibrate import Calibration, calibrate
 from salera_optax._metrics import metrics
 from salera_optax._multi_steps import MultiSteps, MultiStepsState
 from salera_optax._page_hinkley import PageHinkleyState, page_hinkley
@@ -15,6 +16,7 @@ from salera_optax._step import step
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
     "MultiSteps",
     "MultiStepsState",
     "PageHinkleyState",
@@ -23,6 +25,7 @@ __all__ = [
     "ag_adam",
     "alera",
     "by_module",
+    "calibrate",
     "forget_path",
     "metrics",
     "page_hinkley",
