@@ -50,14 +50,14 @@ def save_fault_map(medians: pd.DataFrame, path: Path) -> None:
         figure.savefig(path)
 
 
-def _write(axis: Axes, cell: dict[str, Any]) -> None:
+def _write(axis: Axes, cell: dict[Any, Any]) -> None:
     """Writes how many runs survive, and below it when they are well again, or how bad it is."""
     place = list(GUARDS).index(cell["guard"]), list(FAULTS).index(cell["fault"])
     survived, runs = cell["survived"], cell["runs"]
     if place[1] == 0:
         alarms = GUARDS[cell["guard"]].alarm is not None
         count = f"{cell['all_alarms']:g}"
-        axis.text(*place, f"{count} false alarms" if alarms else "has no alarm", **_SMALL)
+        axis.text(*place, f"false alarms: {count}" if alarms else "has no alarm", **_SMALL)
         return
     below = f"error {cell['error']:.0f} %"
     if np.isfinite(cell["recovery"]):

@@ -125,7 +125,7 @@ def runner(guard: Guard, model: nn.Module, dataset: Dataset, steps: int) -> Call
                 batch = Examples(train.inputs[rows], train.labels[rows])
                 return _faulty_step(guard, model, case, ratio, step, key, params, state, batch)
 
-            params, state = jax.vmap(on_replica, axis_name=REPLICAS)(*carry, rows)
+            params, state = jax.vmap(on_replica, axis_name=REPLICAS)(carry[0], carry[1], rows)
             alarm = jnp.zeros(()) if guard.alarm is None else jax.vmap(guard.alarm)(state)
             return (params, state), jnp.any(alarm)
 
@@ -135,7 +135,9 @@ def runner(guard: Guard, model: nn.Module, dataset: Dataset, steps: int) -> Call
             return carry, (evaluate(model, {"params": params}, test), alarms)
 
         carry, (evaluation, alarms) = jax.lax.scan(some_steps, carry, jnp.arange(0, steps, EVERY))
-        same = [jnp.array_equal(*leaf, equal_nan=True) for leaf in jax.tree.leaves(carry[0])]
+        same = [
+            jnp.array_equal(leaf[0], leaf[1], equal_nan=True) for leaf in jax.tree.leaves(carry[0])
+        ]
         return Run(evaluation.error, evaluation.loss, alarms.reshape(-1), jnp.all(jnp.stack(same)))
 
     return run
@@ -157,7 +159,7 @@ def _faulty_step(
     due = (since >= 0) & (since < case.length)
 
     def struck(kind: str) -> jax.Array:
-        return due & (case.kind == _KINDS.index(kind))
+        return jnp.asarray(due & (case.kind == _KINDS.index(kind)))
 
     noise = jax.random.randint(key, batch.labels.shape, 0, 10)
     labels = jnp.where(struck("labels"), noise, batch.labels)
@@ -167,7 +169,7 @@ def _faulty_step(
     params = _one_weight(params, key, lambda w: jnp.where(struck("weight"), _flipped(w), w))
 
     def minibatch_loss(params: Any) -> jax.Array:
-        logits = model.apply({"params": params}, images)
+        logits = jnp.asarray(model.apply({"params": params}, images))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     loss, grads = jax.value_and_grad(minibatch_loss)(params)

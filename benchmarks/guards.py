@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 import salera_optax
 from benchmarks.detectors import stands_out
@@ -22,14 +21,14 @@ class SkipStepState(NamedTuple):
 
     Attributes:
       alarm: bool scalar, whether the last step was skipped.
-      count: int32 scalar, steps so far, those skipped among them.
+      step: int32 scalar, steps so far, those skipped among them.
       losses: the last 128 losses.
       norms: the last 128 norms of the gradient.
       inner_state: state of the guarded optimizer.
     """
 
     alarm: jax.Array
-    count: jax.Array
+    step: jax.Array
     losses: jax.Array
     norms: jax.Array
     inner_state: Any
@@ -60,15 +59,20 @@ def skip_step(
         )
 
     def update_fn(
-        updates: Any, state: Any, params: Any = None, *, value: jax.Array, **extra_args: Any
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        value: jax.Array | None = None,
+        **extra_args: Any,
     ) -> tuple[Any, SkipStepState]:
-        loss, norm = jax.lax.pmean(value, axis_name), optax.global_norm(updates)
-        count, place = state.count, state.count % _WINDOW
-        skip = stands_out(loss, state.losses, count) | stands_out(norm, state.norms, count)
+        loss, norm = jax.lax.pmean(value, axis_name), optax.tree.norm(updates)
+        step, place = state.step, state.step % _WINDOW
+        skip = stands_out(loss, state.losses, step) | stands_out(norm, state.norms, step)
         moves, after = guarded.update(updates, state.inner_state, params, **extra_args)
         return jax.tree.map(lambda u: jnp.where(skip, 0, u), moves), SkipStepState(
             alarm=skip,
-            count=count + 1,
+            step=step + 1,
             losses=state.losses.at[place].set(loss),
             norms=state.norms.at[place].set(norm),
             inner_state=jax.tree.map(
@@ -83,12 +87,13 @@ class Guard(NamedTuple):
     """How a guarded optimizer is made.
 
     Attributes:
-      make: makes it from a learning rate, which may be traced.
+      make: makes it from a learning rate, which may be traced, and the ratio of the minibatch to
+        the training set.
       learning_rate: what it is run with.
       alarm: tells from its state whether the last step was an alarm; None where there are none.
     """
 
-    make: Callable[[ArrayLike, float], optax.GradientTransformation]
+    make: Callable[[Any, float], optax.GradientTransformation]
     learning_rate: float = 1e-3
     alarm: Callable[[Any], jax.Array] | None = None
 
@@ -98,7 +103,7 @@ def _alarm(state: Any) -> jax.Array:
 
 
 GUARDS: dict[str, Guard] = {
-    "Adam, no guard": Guard(lambda rate, _: optax.adam(rate)),
+    "Adam, unguarded": Guard(lambda rate, _: optax.adam(rate)),
     "apply_if_finite": Guard(
         lambda rate, _: optax.apply_if_finite(optax.adam(rate), max_consecutive_errors=5),
         alarm=lambda state: ~state.last_finite,
@@ -125,8 +130,7 @@ GUARDS: dict[str, Guard] = {
 }
 """By name, as the table and the picture show them; the last two are this library's defaults.
 
-`make` is given a learning rate and the ratio of the minibatch to the training set, the smoothing of
-the paper. The published test is the paper's text, which rolls back (its authors' code does not),
+The published test is the paper's text, which rolls back (its authors' code does not),
 and here a NaN alarms in it too. `apply_if_finite` lets everything pass after five bad steps in a
 row.
 """

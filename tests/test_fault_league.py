@@ -20,7 +20,10 @@ from benchmarks.guards import GUARDS, REPLICAS, skip_step
 STEPS, START, WINDOW = 40, 20, 128
 
 
-@pytest.mark.parametrize(("name", "survives"), [("Adam, no guard", False), ("salera(0.1)", True)])
+@pytest.mark.parametrize(
+    ("name", "survives"),
+    [("salera(0.1)", True), pytest.param("Adam, unguarded", False, marks=pytest.mark.slow)],
+)
 def test_a_fault_strikes_every_run_and_only_a_guard_survives(name: str, survives: bool):
     run = runner(GUARDS[name], models.MLP((8,)), data.load("digits"), STEPS)
     names = ["no fault", "NaN on one replica", "bit flip"]
@@ -30,7 +33,7 @@ def test_a_fault_strikes_every_run_and_only_a_guard_survives(name: str, survives
     assert runs.united.all(), "the replicas take the same steps"
     np.testing.assert_array_equal(runs.errors[:, :before], runs.errors[[0] * 3, :before])
     assert (runs.losses[1:, before] != runs.losses[0, before]).all()
-    well = runs.errors[1:, -1] < runs.errors[0, -1] + 0.1
+    well = runs.losses[1:, -1] < 1.1 * runs.losses[0, -1]
     assert (well == survives).all()
     alarms = [np.flatnonzero(row).tolist() for row in np.asarray(runs.alarms)]
     assert alarms == ([[], [START], [START]] if survives else [[], [], []])
