@@ -3,6 +3,7 @@
 import click
 
 from benchmarks.detector_command import detector
+from benchmarks.faults_command import faults
 from benchmarks.grid_command import grid
 from benchmarks.report import report
 from benchmarks.train_command import train
@@ -17,6 +18,7 @@ main.add_command(train)
 main.add_command(grid)
 main.add_command(report)
 main.add_command(detector)
+main.add_command(faults)
 
 if __name__ == "__main__":
     main(prog_name="python -m benchmarks")

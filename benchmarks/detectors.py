@@ -55,19 +55,33 @@ def _ours(kind: _detector.Detector, smoothing: float) -> Detector:
     return _scanned(partial(_detector.init, jnp.float32), step)
 
 
-def _deviations(factor: float = 6, window: int = 128) -> Detector:
-    """Mean + `factor` deviations over a window: what OLMo-core, MaxText and Levanter skip.
+def stands_out(
+    value: jax.Array, window: jax.Array, count: jax.Array, factor: float = 6
+) -> jax.Array:
+    """Whether a value is above mean + `factor` deviations of those before: is NaN, or they are.
 
-    As there, the loss itself does not count, the losses skipped do, and nothing is skipped before
-    half a window is full. (Their test of the gradient is left out: there is no gradient here.)
+    Args:
+      value: the newest, a scalar.
+      window: the ones before, in any order, 128 in OLMo-core and Levanter.
+      count: how many there have been; nothing stands out before half the window is full.
+      factor: number of deviations, at least 0.
+    """
+    known = jnp.arange(window.size) < count
+    mean = jnp.mean(window, where=known)
+    deviation = jnp.std(window, where=known, ddof=1)
+    return (count >= window.size // 2) & ~(value - mean <= factor * deviation)
+
+
+def _deviations(window: int = 128) -> Detector:
+    """Mean + 6 deviations over a window: what OLMo-core, MaxText and Levanter skip.
+
+    As there, the loss itself does not count, the losses skipped do. (Their test of the gradient is
+    left out: there is no gradient here.)
     """
 
     def step(state: tuple[jax.Array, jax.Array], loss: jax.Array) -> tuple[Any, jax.Array]:
         losses, count = state
-        known = jnp.arange(window) < count
-        mean = jnp.mean(losses, where=known)
-        deviation = jnp.std(losses, where=known, ddof=1)
-        alarm = (count >= window // 2) & (loss - mean > factor * deviation)
+        alarm = stands_out(loss, losses, count)
         return (losses.at[count % window].set(loss), count + 1), alarm
 
     return _scanned(lambda: (jnp.zeros(window), jnp.zeros((), jnp.int32)), step)
