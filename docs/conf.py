@@ -45,6 +45,7 @@ _PAGES = {
     "CONTRIBUTING.md": "/contributing.md",
     "benchmarks/results/README.md": "/results.md",
     "benchmarks/results/detector.md": "/detectors.md",
+    "benchmarks/results/faults.md": "/faults.md",
 }
 
 
