@@ -79,13 +79,24 @@ def zeros_like(x: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     return jnp.where(False, jnp.real(x), 0).astype(dtype)
 
 
+@jax.jit
+def _squared_norm(leaf: ArrayLike) -> jax.Array:
+    """|.|^2 of one leaf, in one pass.
+
+    On CPUs XLA would sum a gradient whose dimensions are no multiples of 32 by windows, in six
+    times the time, without the `jit`; and write the squares to memory, when an optimizer such as
+    Adam needs them as well, without the barrier.
+    """
+    return jnp.sum(squared_modulus(jax.lax.optimization_barrier(leaf)))
+
+
 def squared_norms(tree: Any, axis_name: AxisName = None, like: Any = None) -> list[jax.Array]:
     """|.|^2 summed over every leaf, in float32 or wider, and over the devices of `axis_name`.
 
     There a leaf counts once as a whole: the parts of one that is sharded are added, the copies of
     one that is replicated are averaged; `like`, of the same structure, tells which it is.
     """
-    norms = [jnp.sum(squared_modulus(leaf)) for leaf in jax.tree.leaves(tree)]
+    norms = [_squared_norm(leaf) for leaf in jax.tree.leaves(tree)]
     if axis_name is None or not norms:
         return norms
     devices = jax.lax.axis_size(axis_name)

@@ -86,6 +86,22 @@ def select(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
 
 
+def _branched(hold: jax.Array, go: Any, keep: Any, *operands: Any) -> Any:
+    """The result of `keep` where `hold`, else of `go`, by a conditional."""
+    # XLA copies every buffer unless the branch that returns its operands untouched is branch 0,
+    # the false one.
+    return jax.lax.cond(~hold, go, keep, *operands)
+
+
+def _fused(hold: jax.Array, go: Any, keep: Any, *operands: Any) -> Any:
+    """The same without a conditional, for an inner state of which there is a snapshot.
+
+    The snapshot holds what `keep` returns, and `go` may overwrite the state: XLA fuses the choice
+    with the update, in place. Without a snapshot it would copy the state, to keep both.
+    """
+    return select(hold, keep(*operands), go(*operands))
+
+
 def like(new: jax.Array, old: jax.Array) -> jax.Array:
     """`new` in the dtype of `old`: Optax lets a state drift to the dtype of the gradients."""
     return new if jnp.result_type(new) == jnp.result_type(old) else jnp.asarray(new, old.dtype)
@@ -304,6 +320,9 @@ def page_hinkley(
             inner_state = select(alarm & started, state.inner_snapshot, inner_state)
         if rollback:
             snapshot = select(hold & started, snapshot, params)
+        mended = inner_state  # Outside `keep`, which must return its operand untouched.
+        if on_alarm is not None:
+            mended = select(alarm, on_alarm(inner_state), inner_state)
 
         def go(updates: Any, inner_state: Any, params: Any, snapshot: Any) -> tuple[Any, Any]:
             del snapshot
@@ -319,13 +338,10 @@ def page_hinkley(
             moves = jax.tree.map(jnp.zeros_like, params)
             if rollback:
                 moves = jax.tree.map(lambda s, p: _keep_finite(s - p, p), snapshot, params)
-            if on_alarm is None:
-                return moves, inner_state
-            return moves, select(alarm, on_alarm(inner_state), inner_state)
+            return moves, inner_state
 
-        # XLA copies every buffer unless the branch that returns its operands untouched is
-        # branch 0, the false one.
-        moves, after = jax.lax.cond(~hold, go, keep, updates, inner_state, params, snapshot)
+        switch = _fused if restore_inner else _branched
+        moves, after = switch(hold, go, keep, updates, mended, params, snapshot)
         return moves, PageHinkleyState(
             alarm=alarm,
             alarms=state.alarms + alarm,

@@ -272,3 +272,42 @@ def test_the_common_path_of_the_compiled_step_copies_no_parameter():
         if f"f32[{size}]" in line and " copy(" in line
     ]
     assert len(copies) <= 2, copies
+
+
+@pytest.mark.parametrize(
+    ("guarded", "plain", "copies"),
+    [
+        (salera_optax.salera(0.1), salera_optax.alera(0.1), 1),
+        (salera_optax.page_hinkley(optax.adam(0.1)), optax.adam(0.1), 3),
+        (
+            salera_optax.page_hinkley(optax.sgd(0.1, 0.9), restore_inner=False),
+            optax.sgd(0.1, 0.9),
+            1,
+        ),
+    ],
+    ids=["salera", "adam", "momentum, not restored"],
+)
+def test_the_guard_needs_its_snapshots_and_one_temporary_and_copies_nothing(guarded, plain, copies):
+    params = {name: jnp.ones((500, 300)) for name in "ab"}  # no multiples of 32
+    unit = 2 * 500 * 300 * 4
+
+    def compiled(tx):
+        def train(params, state, batch):
+            loss, grads = jax.value_and_grad(
+                lambda p: jnp.mean((jnp.tanh(batch @ p["a"]) @ p["b"].T - batch) ** 2)
+            )(params)
+            return salera_optax.step(tx, grads, state, params, value=loss)
+
+        arguments = params, tx.init(params), jnp.ones((4, 500))
+        return jax.jit(train, donate_argnums=(0, 1)).lower(*arguments).compile()
+
+    def numbers(tx):
+        return sum(leaf.size for leaf in jax.tree.leaves(tx.init(params)))
+
+    step = compiled(guarded)
+    memory = step.memory_analysis()
+    assert "f32[500,300]{1,0} copy(" not in step.as_text()
+    assert memory.alias_size_in_bytes > memory.output_size_in_bytes - 1000  # all in place
+    extra = memory.temp_size_in_bytes - compiled(plain).memory_analysis().temp_size_in_bytes
+    assert extra <= 1.05 * unit
+    assert 4 * (numbers(guarded) - numbers(plain)) == pytest.approx(copies * unit, rel=0.01)
