@@ -2,6 +2,7 @@
 
 import click
 
+from benchmarks.cost_command import cost
 from benchmarks.detector_command import detector
 from benchmarks.faults_command import faults
 from benchmarks.grid_command import grid
@@ -16,6 +17,7 @@ def main() -> None:
 
 main.add_command(train)
 main.add_command(grid)
+main.add_command(cost)
 main.add_command(report)
 main.add_command(detector)
 main.add_command(faults)

@@ -1,0 +1,39 @@
+"""Tests of `python -m benchmarks cost`, at a tiny size: what it counts, not how long it takes."""
+
+import json
+from pathlib import Path
+
+import optax
+import pytest
+from click.testing import CliRunner
+
+import salera_optax
+from benchmarks import cost, cost_command
+from benchmarks.__main__ import main
+
+
+def test_the_costs_are_written_as_a_table_as_json_and_as_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tx = salera_optax.page_hinkley(optax.sgd(1e-3))
+    makers = {"adam": lambda: optax.adam(1e-3), "guarded": lambda: tx}
+    monkeypatch.setattr(cost, "OPTIMIZERS", makers)
+    monkeypatch.setattr(cost, "FEW", tuple(makers))
+    monkeypatch.setattr(cost_command, "_LEAVES", (2,))
+    arguments = ["--parameters", "400", "--largest", "10000", "--rounds", "1", "--out", tmp_path]
+    result = CliRunner().invoke(main, ["cost", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "cost.md").read_text() in result.output
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+    costs = json.loads((tmp_path / "cost.json").read_text())
+    adam, guarded = costs["optimizers"]
+    assert adam["step_ratio"] == adam["update_ratio"] == 1
+    assert "alarm_ratio" in guarded
+    assert "alarm_ratio" not in adam
+    # Scalars, too, are part of the state. Four layers of 10 x 10 weights and 10 biases.
+    assert adam["state"] == pytest.approx(2, abs=0.1)
+    assert guarded["state"] == pytest.approx(1, abs=0.1)
+    assert adam["floor_bytes"] == pytest.approx(7 * 440 * 4, rel=0.03)
+    assert guarded["floor_bytes"] == pytest.approx(4 * 440 * 4, rel=0.1)
+    assert [row["size"] for row in costs["leaves"]] == [2, 2]
