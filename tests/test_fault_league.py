@@ -28,12 +28,13 @@ def test_a_fault_strikes_every_run_and_only_a_guard_survives(name: str, survives
     run = runner(GUARDS[name], models.MLP((8,)), data.load("digits"), STEPS)
     names = ["no fault", "NaN on one replica", "bit flip"]
     cases = [case(FAULTS[fault], START, 0) for fault in names]
-    runs = jax.jit(jax.vmap(run))(jax.tree.map(lambda *leaves: np.stack(leaves), *cases))
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *cases)
+    runs = jax.jit(lambda cases: jax.lax.map(run, cases))(batch)  # vmap takes longer to compile
     before = START // EVERY
     assert runs.united.all(), "the replicas take the same steps"
     np.testing.assert_array_equal(runs.errors[:, :before], runs.errors[[0] * 3, :before])
     assert (runs.losses[1:, before] != runs.losses[0, before]).all()
-    well = runs.losses[1:, -1] < 1.1 * runs.losses[0, -1]
+    well = runs.losses[1:, -1] < runs.losses[1:, before - 1]  # it learns on; not so if NaN
     assert (well == survives).all()
     alarms = [np.flatnonzero(row).tolist() for row in np.asarray(runs.alarms)]
     assert alarms == ([[], [START], [START]] if survives else [[], [], []])
