@@ -295,37 +295,42 @@ def scale_by_alera(
         dtype = statistics_dtype(state.path)
         memory = jnp.asarray(alpha, dtype)
         leaves, treedef = jax.tree.flatten(state.path)
-        group_of = {index: g for g, indices in enumerate(members.values()) for index in indices}
+        group_of = {index: name for name, indices in members.items() for index in indices}
 
-        def per_group(leaf_values: list[Any]) -> jax.Array:
-            return jnp.stack([sum(leaf_values[i] for i in indices) for indices in members.values()])
+        def per_group(of_leaves: list[Any]) -> dict[str, Any]:
+            return {name: sum(of_leaves[i] for i in indices) for name, indices in members.items()}
 
-        norm = jnp.sqrt(per_group(squared_norms(updates, axis_name, state.path)).astype(dtype))
-        weight = jnp.where(norm > eps, memory / jnp.where(norm > eps, norm, 1), 0)
+        def weighted(squared: jax.Array) -> jax.Array:
+            norm = jnp.sqrt(squared.astype(dtype))
+            return jnp.where(norm > eps, memory / jnp.where(norm > eps, norm, 1), 0)
+
+        def adapted(log_rate: jax.Array, squared: jax.Array, size: int) -> jax.Array:
+            z = agreement(squared.astype(dtype), memory, step, jnp.array(size, dtype), std)
+            return bounded(log_rate + jnp.asarray(gain, dtype) * z)
+
+        norms = squared_norms(updates, axis_name, state.path)
+        weight = {name: weighted(squared) for name, squared in per_group(norms).items()}
         path = [
             scaled(p, 1 - memory, p) + scaled(g, weight[group_of[i]], p)
             for i, (p, g) in enumerate(zip(leaves, jax.tree.leaves(updates), strict=True))
         ]
-        sizes = [
-            sum(real_size(leaves[i], axis_name) for i in indices) for indices in members.values()
-        ]
-        squared = per_group(squared_norms(path, axis_name, leaves)).astype(dtype)
-        z = agreement(squared, memory, step, jnp.array(sizes, dtype), std)
-        log_rate = jnp.stack([state.log_rate[name] for name in members])
-        log_rate = bounded(log_rate + jnp.asarray(gain, dtype) * z)
-        rate = jnp.exp(log_rate)
+        squared = per_group(squared_norms(path, axis_name, leaves))
+        sizes = per_group([real_size(leaf, axis_name) for leaf in leaves])
+        log_rate = {
+            name: adapted(state.log_rate[name], squared[name], sizes[name]) for name in members
+        }
         moves, like = (
             jax.tree.leaves(direction),
             jax.tree.leaves(direction if params is None else params),
         )
         moves = [
-            scaled(u, rate[group_of[i]], p)
+            scaled(u, jnp.exp(log_rate[group_of[i]]), p)
             for i, (u, p) in enumerate(zip(moves, like, strict=True))
         ]
         return jax.tree.unflatten(treedef, moves), ScaleByAleraState(
             step=step,
             path=jax.tree.unflatten(treedef, path),
-            log_rate=dict(zip(members, log_rate, strict=True)),
+            log_rate=log_rate,
             base_state=base_state,
         )
 

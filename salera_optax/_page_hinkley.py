@@ -7,6 +7,7 @@ code never performs.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,12 @@ from salera_optax._validation import (
 _LEAST_SCALE = 2.0**-50  # where the authors' code gives up (1e-15); here the scale stays there
 _LEAST_RECOVERY = 2.0**-10
 _RECOVERY_STEPS = 100  # accepted steps in which the recovery factor doubles
+
+
+class Guard(optax.GradientTransformationExtraArgs):
+    """What `page_hinkley` returns: it can also update the parameters, see `salera_optax.step`."""
+
+    step: Callable[..., tuple[Any, Any]]
 
 
 class PageHinkleyState(NamedTuple):
@@ -86,20 +93,22 @@ def select(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
 
 
-def _branched(hold: jax.Array, go: Any, keep: Any, *operands: Any) -> Any:
-    """The result of `keep` where `hold`, else of `go`, by a conditional."""
+def _fused(hold: jax.Array, go: Any, keep: Any, *operands: Any) -> Any:
+    """The result of `keep` where `hold`, else of `go`; and the parameters, `operands[2]`.
+
+    A GPU, for which XLA fuses all of it, is fastest so; and a CPU where there is a snapshot of the
+    inner state, which holds what `keep` returns: `go` may overwrite the state in place.
+    """
+    return *select(hold, keep(*operands), go(*operands)), operands[2]
+
+
+def _branched(hold: jax.Array, go: Any, keep: Any, updates: Any, inner: Any, *params: Any) -> Any:
+    """The same by a conditional: without that snapshot a CPU would copy the state, to keep both."""
+    # Else XLA would choose the parameters once for each use, from two copies.
+    params = jax.lax.optimization_barrier(params)
     # XLA copies every buffer unless the branch that returns its operands untouched is branch 0,
     # the false one.
-    return jax.lax.cond(~hold, go, keep, *operands)
-
-
-def _fused(hold: jax.Array, go: Any, keep: Any, *operands: Any) -> Any:
-    """The same without a conditional, for an inner state of which there is a snapshot.
-
-    The snapshot holds what `keep` returns, and `go` may overwrite the state: XLA fuses the choice
-    with the update, in place. Without a snapshot it would copy the state, to keep both.
-    """
-    return select(hold, keep(*operands), go(*operands))
+    return *jax.lax.cond(~hold, go, keep, updates, inner, *params), params[0]
 
 
 def like(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -139,6 +148,18 @@ def _check_axes(params: Any, value: Any, state: PageHinkleyState, axis_name: Axi
             )
 
 
+def _check_call(updates: Any, state: Any, params: Any, value: Any) -> None:
+    check_value("page_hinkley", value)
+    check_state("page_hinkley", state, PageHinkleyState)
+    if params is None:
+        raise ValueError("page_hinkley: params must be the current parameters, got None.")
+    if state.snapshot is not None:
+        check_same_tree("page_hinkley", "params", params, state.snapshot)
+    if state.inner_snapshot is not None:
+        check_same_tree("page_hinkley", "inner_state", state.inner_state, state.inner_snapshot)
+    check_same_tree("page_hinkley", "updates", updates, params)
+
+
 def _check_arguments(
     inner: Any,
     smoothing: Any,
@@ -171,7 +192,7 @@ def page_hinkley(
     on_alarm: Callable[[Any], Any] | None = None,
     detector: Detector = "robust",
     axis_name: AxisName = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> Guard:
     """Guards an optimizer: at a catastrophe it restores the parameters and shrinks the steps.
 
     Use it around any Optax optimizer, the whole chain, to survive a loss explosion, a NaN, or a
@@ -281,15 +302,18 @@ def page_hinkley(
         value: ArrayLike | None = None,
         **extra_args: Any,
     ) -> tuple[Any, PageHinkleyState]:
-        check_value("page_hinkley", value)
-        check_state("page_hinkley", state, PageHinkleyState)
-        if params is None:
-            raise ValueError("page_hinkley: params must be the current parameters, got None.")
-        if rollback:
-            check_same_tree("page_hinkley", "params", params, state.snapshot)
-        if restore_inner:
-            check_same_tree("page_hinkley", "inner_state", state.inner_state, state.inner_snapshot)
-        check_same_tree("page_hinkley", "updates", updates, params)
+        return advanced(updates, state, params, value, extra_args, in_place=False)
+
+    def step_fn(
+        grads: Any, state: Any, params: Any, *, value: ArrayLike | None = None, **extra_args: Any
+    ) -> tuple[Any, PageHinkleyState]:
+        return advanced(grads, state, params, value, extra_args, in_place=True)
+
+    def advanced(
+        updates: Any, state: Any, params: Any, value: Any, extra_args: Any, *, in_place: bool
+    ) -> tuple[Any, PageHinkleyState]:
+        """The next parameters, or else what is to be added to get them, and the next state."""
+        _check_call(updates, state, params, value)
         _check_axes(params, value, state, axis_name)
         dtype = state.scale.dtype
 
@@ -300,10 +324,10 @@ def page_hinkley(
         )
         # Adding the difference may miss the snapshot by a rounding error. Then this call adds what
         # is missing, and neither takes a step nor looks at the loss.
-        settle = jnp.zeros((), bool)
-        if rollback:
+        settle = state.settling
+        if rollback and not in_place:
             settle = jax.lax.cond(
-                state.settling,
+                settle,
                 lambda: _differs(params, state.snapshot, axis_name),
                 lambda: jnp.zeros((), bool),
             )
@@ -312,50 +336,56 @@ def page_hinkley(
         scale, recovery = _shrunk(state, verdict, alarm, jnp.asarray(factor, dtype))
         recovery = jnp.where(hold, recovery, jnp.minimum(recovery * 2 ** (1 / _RECOVERY_STEPS), 1))
 
-        inner_state, snapshot = state.inner_state, state.snapshot
         # Before the first step there is nothing to go back to, and parameters may have been loaded
-        # since init.
+        # since init. Selected first, so that what follows can reuse the buffers.
         started = (state.detector.n > 0) | (state.alarms > 0)
-        if restore_inner:  # Selected first, so that the inner optimizer can reuse the buffers.
+        inner_state, start = state.inner_state, params
+        if restore_inner:
             inner_state = select(alarm & started, state.inner_snapshot, inner_state)
         if rollback:
-            snapshot = select(hold & started, snapshot, params)
+            start = select(hold & started, state.snapshot, params)
         mended = inner_state  # Outside `keep`, which must return its operand untouched.
         if on_alarm is not None:
             mended = select(alarm, on_alarm(inner_state), inner_state)
 
-        def go(updates: Any, inner_state: Any, params: Any, snapshot: Any) -> tuple[Any, Any]:
-            del snapshot
-            moves, after = guarded.update(updates, inner_state, params, value=value, **extra_args)
+        def go(updates: Any, inner_state: Any, start: Any, *params: Any) -> tuple[Any, Any]:
+            del params
+            moves, after = guarded.update(updates, inner_state, start, value=value, **extra_args)
             moves = jax.tree.map(
-                lambda u, p: _keep_finite(scaled(u, scale * recovery, p), p), moves, params
+                lambda u, p: _keep_finite(scaled(u, scale * recovery, p), p), moves, start
             )
             after = jax.tree.map(like, after, inner_state)
-            return moves, after
+            return optax.apply_updates(start, moves) if in_place else moves, after
 
-        def keep(updates: Any, inner_state: Any, params: Any, snapshot: Any) -> tuple[Any, Any]:
+        def keep(updates: Any, inner_state: Any, start: Any, *params: Any) -> tuple[Any, Any]:
             del updates
-            moves = jax.tree.map(jnp.zeros_like, params)
-            if rollback:
-                moves = jax.tree.map(lambda s, p: _keep_finite(s - p, p), snapshot, params)
+            if in_place:
+                return start, inner_state
+            moves = jax.tree.map(lambda s, p: _keep_finite(s - p, p), start, *params)
             return moves, inner_state
 
-        switch = _fused if restore_inner else _branched
-        moves, after = switch(hold, go, keep, updates, mended, params, snapshot)
-        return moves, PageHinkleyState(
+        operands = (updates, mended, start) if in_place else (updates, mended, start, params)
+        result, after, snapshot = jax.lax.platform_dependent(
+            *operands,
+            cpu=partial(_fused if restore_inner else _branched, hold, go, keep),
+            default=partial(_fused, hold, go, keep),
+        )
+        return result, PageHinkleyState(
             alarm=alarm,
             alarms=state.alarms + alarm,
             nonfinite=state.nonfinite + (alarm & verdict.nonfinite),
             scale=scale,
             recovery=recovery,
-            settling=alarm if rollback else state.settling,
+            settling=alarm if rollback and not in_place else jnp.zeros_like(alarm),
             detector=select(settle, state.detector, observed),
-            snapshot=snapshot,
+            snapshot=snapshot if rollback else None,
             inner_snapshot=inner_state if restore_inner else None,
             inner_state=after,
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    guard = Guard(init_fn, update_fn)
+    guard.step = step_fn
+    return guard
 
 
 def _shrunk(

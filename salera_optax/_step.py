@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from salera_optax._page_hinkley import PageHinkleyState
+from salera_optax._page_hinkley import Guard, PageHinkleyState
 
 
 def step(
@@ -62,6 +62,9 @@ def stepped(
     **extra: Any,
 ) -> tuple[Any, Any]:
     """The same as `step`, with `value` among `extra` or without one."""
+    if isinstance(tx, Guard):
+        params, opt_state = tx.step(grads, opt_state, params, **extra)
+        return restored(opt_state.inner_state, params), opt_state
     if isinstance(tx, optax.GradientTransformation):
         tx = optax.with_extra_args_support(tx)
     updates, opt_state = tx.update(grads, opt_state, params, **extra)

@@ -1,5 +1,7 @@
 """The wrapper: what an alarm does to parameters, inner state, steps and counts."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -254,6 +256,16 @@ def test_masked_leaves_are_left_to_the_rest_of_the_chain():
     np.testing.assert_allclose(restored["b"]["c"], params["b"]["c"] + GRADS["b"]["c"])
 
 
+def copies(compiled, shape):
+    """The copies of an array in a program, but those in a branch that only returns its operands."""
+    found = []
+    for computation in compiled.as_text().split("\n}\n"):
+        operations = set(re.findall(r" = \S+ ([a-z-]+)\(", computation))
+        if not operations <= {"parameter", "get-tuple-element", "copy", "tuple"}:
+            found += re.findall(rf".*{re.escape(shape)}\S* copy\(.*", computation)
+    return found
+
+
 def test_the_common_path_of_the_compiled_step_copies_no_parameter():
     size = 1 << 16
     tx = salera_optax.page_hinkley(optax.adam(1e-3))
@@ -266,16 +278,11 @@ def test_the_common_path_of_the_compiled_step_copies_no_parameter():
     compiled = (
         jax.jit(train, donate_argnums=(0, 1)).lower(params, tx.init(params), params).compile()
     )
-    copies = [
-        line
-        for line in compiled.as_text().splitlines()
-        if f"f32[{size}]" in line and " copy(" in line
-    ]
-    assert len(copies) <= 2, copies
+    assert not copies(compiled, f"f32[{size}]")
 
 
 @pytest.mark.parametrize(
-    ("guarded", "plain", "copies"),
+    ("guarded", "plain", "snapshots"),
     [
         (salera_optax.salera(0.1), salera_optax.alera(0.1), 1),
         (salera_optax.page_hinkley(optax.adam(0.1)), optax.adam(0.1), 3),
@@ -287,7 +294,9 @@ def test_the_common_path_of_the_compiled_step_copies_no_parameter():
     ],
     ids=["salera", "adam", "momentum, not restored"],
 )
-def test_the_guard_needs_its_snapshots_and_one_temporary_and_copies_nothing(guarded, plain, copies):
+def test_the_guard_needs_its_snapshots_and_one_temporary_and_copies_nothing(
+    guarded, plain, snapshots
+):
     params = {name: jnp.ones((500, 300)) for name in "ab"}  # no multiples of 32
     unit = 2 * 500 * 300 * 4
 
@@ -306,8 +315,8 @@ def test_the_guard_needs_its_snapshots_and_one_temporary_and_copies_nothing(guar
 
     step = compiled(guarded)
     memory = step.memory_analysis()
-    assert "f32[500,300]{1,0} copy(" not in step.as_text()
+    assert not copies(step, "f32[500,300]")
     assert memory.alias_size_in_bytes > memory.output_size_in_bytes - 1000  # all in place
     extra = memory.temp_size_in_bytes - compiled(plain).memory_analysis().temp_size_in_bytes
     assert extra <= 1.05 * unit
-    assert 4 * (numbers(guarded) - numbers(plain)) == pytest.approx(copies * unit, rel=0.01)
+    assert 4 * (numbers(guarded) - numbers(plain)) == pytest.approx(snapshots * unit, rel=0.01)
