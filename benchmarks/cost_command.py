@@ -16,7 +16,6 @@ from benchmarks import cost_programs as programs
 from benchmarks.plots import COLOURS, STYLE
 
 RESULTS = Path(__file__).parent / "results"
-_LEAVES = (1, 10, 100, 1000)
 _LEGEND = (
     "step, at an alarm, update: times by Adam's (an alarm's by Adam's step); floor: the bytes that "
     "the update must move, by the bandwidth; state, temporaries of the step: in copies of the "
@@ -126,6 +125,13 @@ def write_costs(result: dict[str, Any], out: Path) -> None:
     "Takes some 120 bytes a parameter.",
 )
 @click.option(
+    "--leaves",
+    type=click.IntRange(min=1),
+    default=1000,
+    help="Largest number of leaves in the scaling, which goes up from 1 in tens. "
+    "A GPU compiles a thousand for minutes.",
+)
+@click.option(
     "--rounds",
     type=click.IntRange(min=1),
     default=9,
@@ -138,7 +144,7 @@ def write_costs(result: dict[str, Any], out: Path) -> None:
     show_default="results beside the program",
     help="Folder for cost.json, cost.md and cost.png.",
 )
-def cost(parameters: int, largest: int, rounds: int, out: Path) -> None:
+def cost(parameters: int, largest: int, leaves: int, rounds: int, out: Path) -> None:
     """Measures what a training step costs on this device, beside Adam's.
 
     For every optimizer the time of a whole training step of a multilayer perceptron (minibatches
@@ -146,7 +152,7 @@ def cost(parameters: int, largest: int, rounds: int, out: Path) -> None:
     step with an alarm; the memory; and how they scale. The tables tell the units.
     """
     sizes = [10**power for power in range(4, len(str(largest)))]
-    leaves = [count for count in _LEAVES if programs.LEAF * count <= largest]
+    counts = [10**power for power in range(len(str(leaves)))]
     result = {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
@@ -154,7 +160,7 @@ def cost(parameters: int, largest: int, rounds: int, out: Path) -> None:
         "bandwidth": costs.bandwidth(parameters, rounds),
         "optimizers": costs.optimizer_costs(parameters, rounds),
         "sizes": costs.scaling(sizes, programs.at_size, rounds),
-        "leaves": costs.scaling(leaves, programs.at_leaves, rounds),
+        "leaves": costs.scaling(counts, programs.at_leaves, rounds),
     }
     write_costs(result, out)
     click.echo((out / "cost.md").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import salera_optax
-from benchmarks import cost, cost_command
+from benchmarks import cost
 from benchmarks.__main__ import main
 
 
@@ -19,9 +19,8 @@ def test_the_costs_are_written_as_a_table_as_json_and_as_a_picture(
     makers = {"adam": lambda: optax.adam(1e-3), "guarded": lambda: tx}
     monkeypatch.setattr(cost, "OPTIMIZERS", makers)
     monkeypatch.setattr(cost, "FEW", tuple(makers))
-    monkeypatch.setattr(cost_command, "_LEAVES", (2,))
-    arguments = ["--parameters", "400", "--largest", "10000", "--rounds", "1", "--out", tmp_path]
-    result = CliRunner().invoke(main, ["cost", *map(str, arguments)])
+    sizes = ["--parameters", "400", "--largest", "10000", "--leaves", "10", "--rounds", "1"]
+    result = CliRunner().invoke(main, ["cost", *sizes, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "cost.md").read_text() in result.output
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
@@ -36,4 +35,4 @@ def test_the_costs_are_written_as_a_table_as_json_and_as_a_picture(
     assert guarded["state"] == pytest.approx(1, abs=0.1)
     assert adam["floor_bytes"] == pytest.approx(7 * 440 * 4, rel=0.03)
     assert guarded["floor_bytes"] == pytest.approx(4 * 440 * 4, rel=0.1)
-    assert [row["size"] for row in costs["leaves"]] == [2, 2]
+    assert [row["size"] for row in costs["leaves"]] == [1, 1, 10, 10]
