@@ -35,7 +35,7 @@ LEVEL = 15.0  # deviations, least threshold of the statistic
 JUMP = 40.0  # deviations, least jump of one loss
 SPIKE = 10.0  # times the largest recent gradient norm
 _FIRST_UNIT = 1 / LEVEL  # times threshold * max(|first loss|, 1): at first as sharp as published
-_MEMORY = 0.01  # rate of the running deviation, once 1/_MEMORY losses have been seen
+_MEMORY = 0.01  # rate of the running deviation, once 1/_MEMORY losses have been accepted
 _PRIOR = 10  # losses that the assumed deviation counts for
 _DIFFERENCE = 0.886  # deviation of a Gaussian over the mean |difference| of two
 _CLIP = 8.0  # deviations, the most that one loss adds to the running deviation
@@ -50,6 +50,7 @@ class DetectorState(NamedTuple):
 
     Attributes:
       n: int32, losses accepted since the start or the last alarm.
+      seen: int32, losses accepted since the start.
       reference: |first finite loss|, -1 before it came.
       last: the last loss accepted.
       smoothed: smoothed loss.
@@ -61,6 +62,7 @@ class DetectorState(NamedTuple):
     """
 
     n: jax.Array
+    seen: jax.Array
     reference: jax.Array
     last: jax.Array
     smoothed: jax.Array
@@ -88,8 +90,8 @@ class Verdict(NamedTuple):
 
 def init(dtype: jax.typing.DTypeLike) -> DetectorState:
     """The state before the first loss, with statistics of the given floating-point dtype."""
-    unknown = DetectorState(jnp.zeros((), jnp.int32), *[jnp.zeros((), dtype) for _ in range(8)])
-    return unknown._replace(reference=-jnp.ones((), dtype))
+    counts, statistics = jnp.zeros((2,), jnp.int32), jnp.zeros((8,), dtype)
+    return DetectorState(*counts, *statistics)._replace(reference=-jnp.ones((), dtype))
 
 
 def observe(
@@ -133,7 +135,9 @@ def observe(
         spike = (state.gradient_norm > 0) & (gradient_norm > SPIKE * state.gradient_norm)
         # Successive differences: a jump that lasts enters them once, not until it is smoothed away.
         size = _DIFFERENCE * jnp.abs(loss - state.last)
-        step = jnp.maximum(1 / (n + _PRIOR), _MEMORY) * (jnp.minimum(size, _CLIP * unit) - unit)
+        # An alarm does not shorten the memory, or the losses around it would soon pass for noise.
+        weight = jnp.maximum(1 / (state.seen.astype(dtype) + _PRIOR), _MEMORY)
+        step = weight * (jnp.minimum(size, _CLIP * unit) - unit)
         # Never below the rounding of the loss itself, or it could not grow again.
         least = np.finfo(dtype).eps * jnp.maximum(jnp.abs(loss), 1)
         deviation = jnp.where((n > 0) | jump, jnp.maximum(unit + step, least), unit)
@@ -148,6 +152,7 @@ def observe(
     )
     accepted = DetectorState(
         jnp.asarray(optax.safe_increment(state.n)),
+        jnp.asarray(optax.safe_increment(state.seen)),
         reference,
         loss,
         smoothed,
@@ -160,6 +165,7 @@ def observe(
     # A spike or a non-finite value never enters a statistic; a high loss widens the deviation, by
     # a bounded step, so that a loss which has become noisier is accepted in the end.
     rejected = init(dtype)._replace(
+        seen=state.seen,
         reference=jnp.where(finite, reference, state.reference),
         last=state.last,
         threshold=jnp.where(finite, limit, state.threshold),

@@ -55,7 +55,7 @@ class PageHinkleyState(NamedTuple):
       alarm: bool scalar, whether the last call was an alarm.
       alarms: int32 scalar, alarms so far.
       nonfinite: int32 scalar, those of them that a non-finite loss or gradient raised.
-      scale: product of the factors of the catastrophes, at least 2^-50.
+      scale: product of the factors that stay, at least 2^-50.
       recovery: factor that bad minibatches (non-finite values, outliers) lower and quiet steps
         raise, at most 1.
       settling: bool scalar, whether the next call must check that the rollback was exact.
@@ -206,8 +206,8 @@ def page_hinkley(
     * A rise of the loss multiplies every later step by `factor`, for good (down to 2^-50).
     * A bad minibatch (a value that is not finite, one loss far above the rest, a gradient norm more
       than ten times the largest recent one) may not be the rate's fault: it multiplies by `factor`
-      too, but down to 2^-10 only (further where an alarm follows a single step), and the steps grow
-      back, twofold in 100 quiet steps.
+      too, but down to 2^-10 only, and the steps grow back, twofold in 100 quiet steps. What alarms
+      right after the first step behind an alarm counts as a rise: that step was too long as well.
     * Alarms in a row, with no step between them, shrink once. However many bad minibatches come,
       the parameters stay finite and the training goes on behind them.
 
@@ -393,16 +393,17 @@ def _shrunk(
 ) -> tuple[jax.Array, jax.Array]:
     """Scale and recovery after this call.
 
-    A catastrophe shrinks the scale for good. A bad minibatch may not be the rate's fault: it lowers
-    the recovery factor, which comes back. Neither shrinks twice before a loss has been accepted: no
-    step was taken in between. Where every single step ends in an alarm, the recovery factor passes
-    its floor: a rate so large that the loss overflows at once would otherwise never get through.
+    A catastrophe shrinks the scale for good, and so does whatever alarms right after the first step
+    behind an alarm: that step was too long as well. A bad minibatch may not be the rate's fault: it
+    lowers the recovery factor, which comes back. Neither shrinks twice before a loss has been
+    accepted: no step was taken in between.
     """
     shrink = alarm & ((state.detector.n > 0) | (state.alarms == 0))
+    again = (state.detector.n == 1) & (state.alarms > 0)
+    for_good = verdict.catastrophe | again
     scale = jnp.maximum(state.scale * factor, _LEAST_SCALE)
-    floor = jnp.where(state.detector.n == 1, _LEAST_SCALE, _LEAST_RECOVERY)
-    recovery = jnp.maximum(state.recovery * factor, jnp.minimum(state.recovery, floor))
+    recovery = jnp.maximum(state.recovery * factor, jnp.minimum(state.recovery, _LEAST_RECOVERY))
     return (
-        jnp.where(shrink & verdict.catastrophe, scale, state.scale),
-        jnp.where(shrink & ~verdict.catastrophe, recovery, state.recovery),
+        jnp.where(shrink & for_good, scale, state.scale),
+        jnp.where(shrink & ~for_good, recovery, state.recovery),
     )

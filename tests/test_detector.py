@@ -161,3 +161,16 @@ def test_rare_gradients_among_zeros_are_no_spikes():
             state, jnp.ones(()), jnp.float32(norm), 0.1, 0.1, "robust", True
         )
         assert not verdict.outlier
+
+
+def test_an_alarm_does_not_shorten_the_memory_of_the_noise():
+    losses = 1 + 0.05 * np.random.default_rng(0).standard_normal(500)
+    state, one = _detector.init(jnp.float32), jnp.ones(())
+    for loss in (*losses, np.nan, *losses[:1]):
+        _, state = _detector.observe(state, jnp.float32(loss), one, 0.1, 0.1, "robust", True)
+    before = state.deviation
+    _, state = _detector.observe(state, jnp.float32(1.5), one, 0.1, 0.1, "robust", True)
+    assert state.n == 2
+    assert state.seen == 502
+    # One difference enters with a hundredth, and clipped to eight deviations.
+    assert before < state.deviation < 1.08 * before

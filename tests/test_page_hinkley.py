@@ -170,6 +170,17 @@ def test_bad_minibatches_for_ever_leave_a_thousandth_of_the_step():
     assert 2**-10 <= salera_optax.metrics(state)["scale"] < 2**-9
 
 
+def test_what_alarms_right_behind_the_first_step_after_an_alarm_shrinks_for_good():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1))
+    for quiet, scale in ((1, 0.5), (2, 1.0)):
+        params, state = PARAMS, tx.init(PARAMS)
+        for value in (1.0, NAN, *[1.0] * quiet, NAN):
+            params, state = salera_optax.step(tx, GRADS, state, params, value=value)
+        assert state.alarms == 2
+        assert state.scale == scale
+        assert state.recovery < 1
+
+
 @pytest.mark.parametrize("learning_rate", [1e2, 1e6, 1e9])
 def test_a_rate_that_overflows_the_loss_at_every_step_gets_through_in_the_end(learning_rate):
     def loss_fn(x):
