@@ -61,8 +61,8 @@ def save_picture(result: dict[str, Any], path: Path) -> None:
             ("compile", "leaves", "compile_seconds", "leaves of 100 parameters"),
         ):
             _draw_scaling(axes[name], scaling_table(result[rows], value), label)
-        axes["sizes"].set_ylabel("step / Adam's step")
-        axes["leaves"].set_ylabel("step / Adam's step")
+        for name in ("sizes", "leaves"):
+            axes[name].set(ylabel="step / Adam's step", ylim=(0, None))
         axes["compile"].set_ylabel("compilation (s)")
         axes["compile"].set_yscale("log")
         handles, labels = axes["sizes"].get_legend_handles_labels()
@@ -86,7 +86,6 @@ def _draw_scaling(axis: Axes, table: pd.DataFrame, label: str) -> None:
     for (name, values), colour in zip(table.iterrows(), COLOURS, strict=False):
         axis.plot(table.columns, values, "o-", ms=4, lw=1.6, color=colour, label=name)
     axis.set_xscale("log")
-    axis.set_ylim(bottom=0)
     axis.set_xlabel(label)
 
 
