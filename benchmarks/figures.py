@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from scipy.special import lambertw
 
 from benchmarks.log import Log
@@ -120,7 +120,7 @@ def save_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) -> No
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         for name, colour in colours.items():
             axes.flat[0].plot([], [], color=colour, lw=1.6, label=name)
         figure.legend(loc="outside right upper", frameon=False)

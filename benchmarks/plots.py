@@ -231,6 +231,9 @@ def palette(count: int) -> Sequence[Any]:
     """So many colours, told apart as well as may be."""
     if count <= len(COLOURS):
         return COLOURS[:count]
+    tableau = mpl.color_sequences["tab10"]
+    if count <= len(tableau):
+        return tableau[:count]
     return list(mpl.colormaps["viridis"](np.linspace(0, 0.9, count)))
 
 

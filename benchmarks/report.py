@@ -194,6 +194,7 @@ def _curves(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return {
         str(problem): dict(zip(rows["optimizer"], rows["errors"], strict=True))
         for problem, rows in best.groupby("problem")
+        if len(rows) > 1
     }
 
 
