@@ -17,9 +17,9 @@ from benchmarks.plots import COLOURS, STYLE
 
 RESULTS = Path(__file__).parent / "results"
 _LEGEND = (
-    "step, at an alarm, update: times by Adam's (an alarm's by Adam's step); floor: the bytes that "
-    "the update must move, by the bandwidth; state, temporaries of the step: in copies of the "
-    "parameters."
+    "**step** and **update** (with gradients that lie in memory): times by Adam's; **at an "
+    "alarm**: a step by Adam's step; **floor**: the bytes that the update must move, by the "
+    "bandwidth; **state** and **temporaries** of the step: in copies of the parameters."
 )
 _STAYS_OUT = "#888888"  # what is there for comparison
 
@@ -91,18 +91,25 @@ def _draw_scaling(axis: Axes, table: pd.DataFrame, label: str) -> None:
 
 def write_costs(result: dict[str, Any], out: Path) -> None:
     """Writes cost.json, the tables of cost.md, and cost.png."""
+    table = optimizer_table(result)
+    table = table.astype(object).where(table.notna(), None)
     text = (
-        f"{result['device']}, jax {result['jax']}, {result['bandwidth'] / 1e9:.1f} GB/s, "
-        f"{result['parameters']:,} parameters. {_LEGEND}\n\n"
-        f"{optimizer_table(result).to_markdown(floatfmt='.2f')}\n"
+        f"# What a training step costs ({result['device']})\n\n"
+        "Made by `python -m benchmarks cost`: a multilayer perceptron with "
+        f"{result['parameters']:,} parameters, minibatches of 16, gradients inside the `jit`, "
+        f"parameters and state donated; jax {result['jax']}. The device moves "
+        f"{result['bandwidth'] / 1e9:.1f} GB/s.\n\n"
+        "![Steps by Adam's, and how they scale](cost.png)\n\n"
+        f"{_LEGEND}\n\n"
+        f"{table.to_markdown(floatfmt='.2f', missingval='')}\n"
     )
     for rows, value, title in (
         ("sizes", "step_ratio", "Step by Adam's, over the number of parameters"),
         ("leaves", "step_ratio", "Step by Adam's, over the number of leaves of 100 parameters"),
         ("leaves", "compile_seconds", "Compilation in seconds, over the number of such leaves"),
     ):
-        table = scaling_table(result[rows], value).to_markdown(floatfmt=".2f")
-        text += f"\n{title}:\n\n{table}\n"
+        scaled = scaling_table(result[rows], value)
+        text += f"\n{title}:\n\n{scaled.to_markdown(floatfmt='.2f')}\n"
     out.mkdir(parents=True, exist_ok=True)
     (out / "cost.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (out / "cost.md").write_text(text, encoding="utf-8")

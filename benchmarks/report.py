@@ -17,6 +17,7 @@ from benchmarks.run import FAILED
 _PROBLEM = ["dataset", "model", "minibatch_ratio", "epochs"]
 _SETTING = ["optimizer", "setting", "learning_rate"]
 _HORIZONS = (5, 20)  # epochs after which the paper measures
+_WORKS = 5  # %, an error below which a rate counts as one that works
 _NOTES = {"cifar10": "CIFAR-10 here is a recompressed copy: compare within this table only."}
 # What is at hand of the paper's numbers, in %: failed runs over all its problems, and the test
 # error of its robust setting.
@@ -132,6 +133,8 @@ def _section(problem: tuple[Any, ...], runs: pd.DataFrame, folder: Path) -> Iter
         yield "Every optimizer at its defaults, by initial learning rate."
         yield f"![Test error by initial learning rate, for every optimizer]({picture})"
         yield _by_rate(plain)
+        yield "In short: the errors, median over the seeds, at the best and at the worst rate."
+        yield _over_rates(plain)
     if (chosen["setting"] != "").any():
         yield "The best setting of each optimizer."
         yield _best(chosen)
@@ -248,6 +251,21 @@ def _by_rate(runs: pd.DataFrame) -> str:
     wide = shown.unstack()
     wide.columns = [f"{rate:g}" for rate in wide.columns]
     return _numbers(wide)
+
+
+def _over_rates(runs: pd.DataFrame) -> str:
+    """How well each optimizer does at its best rate and at its worst, and at how many it works."""
+    errors = runs.groupby(["optimizer", "learning_rate"])["error"].median().reset_index()
+    errors["works"] = errors["error"] < _WORKS
+    cells = errors.groupby("optimizer").agg(
+        **{
+            "best": ("error", "min"),
+            "worst": ("error", "max"),
+            "rates": ("error", "size"),
+            f"rates below {_WORKS} %": ("works", "sum"),
+        }
+    )
+    return _numbers(cells.sort_values("worst"))
 
 
 def _best(runs: pd.DataFrame) -> str:

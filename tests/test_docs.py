@@ -1,5 +1,6 @@
 """The documentation is complete; that it has no more than there is, Sphinx sees to."""
 
+import json
 import re
 from pathlib import Path
 
@@ -37,3 +38,40 @@ def test_no_displayed_formula_has_an_angle_bracket_which_would_cut_it_off():
     ]
     assert formulas
     assert not [formula for formula in formulas if "<" in formula or ">" in formula]
+
+
+def rows(text):
+    return [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in re.findall(r"^\|.*", text, re.M)
+    ]
+
+
+def test_the_tables_of_the_readme_say_what_was_measured():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    results = DOCS.parent / "benchmarks" / "results"
+    _, _, after = readme.partition("## Results\n")
+    errors, _, after = after.partition("## What it costs\n")
+    measured = rows((results / "README.md").read_text(encoding="utf-8"))
+    assert len(rows(errors)) > 20
+    assert [row for row in rows(errors) if row not in measured] == []
+
+    costs, _, _ = after.partition("\n## ")
+    cpu, gpu = (
+        {
+            row["optimizer"]: row
+            for row in json.loads((folder / "cost.json").read_text())["optimizers"]
+        }
+        for folder in (results, results / "h200")
+    )
+    assert rows(costs)[2:] == [
+        [
+            name,
+            f"{cpu[name]['step_ratio']:.2f}",
+            f"{gpu[name]['step_ratio']:.2f}",
+            f"{cpu[name]['alarm_ratio']:.2f}" if "alarm_ratio" in cpu[name] else "",
+            f"{cpu[name]['state']:.0f}",
+            f"{cpu[name]['temporaries']:.2f}",
+        ]
+        for name in cpu
+    ]
