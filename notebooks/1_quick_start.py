@@ -238,8 +238,7 @@ for key, value in salera_optax.metrics(opt_state).items():
 # - **It does not beat a tuned rate.** It saves the search for one: compare the best of each below.
 # - **It is no law.** Started far too high, as at 100 above, a run can end at chance or near it:
 #   while the alarms bring the rate down, many ReLUs fall silent, and no smaller rate wakes them.
-#   (One run from 100 was left with 29 of the 256 units of its first layer.) Start between 0.01 and
-#   1.
+#   Start between 0.01 and 1.
 # - **It needs a loss that can be compared** from step to step. A GAN's cannot.
 
 # %%

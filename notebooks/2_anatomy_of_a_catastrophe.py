@@ -159,8 +159,9 @@ axes[1, 0].set_ylabel("learning rate")
 plt.show()
 
 # %% [markdown]
-# Up to the first red line the two runs are the same, but for rounding. Then ALERA loses within a
-# few steps what it had learned, and does not learn again: its rate comes down far too slowly.
+# Up to the first red line the two runs are the same, but for rounding. ALERA's rates go on rising,
+# until it loses within a few steps what it had learned, and does not learn again: its rate comes
+# down far too slowly.
 #
 # ## 2. The alarm in slow motion
 #
@@ -371,16 +372,18 @@ plt.show()
 # %% [markdown]
 # A NaN ends the unguarded run for good. One mislabelled minibatch throws it back for all of the
 # steps shown, with the help of momentum, though the test error does not tell; guarded, the loss is
-# back at the next step. Against thirty in a row the guard holds out for some steps. Then it takes
-# the new level of the loss for the truth, as it must, or a run whose data has really changed could
-# never go on; from there the run goes down like the unguarded one.
+# back at the next step. Against thirty in a row the guard holds out, with an alarm at each, and
+# goes on behind them as if nothing had been. Had they not ended, it would have taken the new level
+# of the loss for the truth within some hundred steps, as it must, or a run whose data has really
+# changed could never go on.
 #
 # ## 5. Where it does not help
 #
 # * **An explosion in the very last step** stays: an alarm needs the next loss.
-# * **A network can die on the way.** From a rate far too high, the steps before the alarms have
+# * **A network can be hurt on the way.** From a rate far too high, the steps before the alarms have
 #   brought it down may silence most ReLUs of a layer, and their gradients are zero from then on. A
-#   step back does not mend that:
+#   step back does not mend that, and the run ends higher, or even at chance, as one of the quick
+#   start does:
 
 # %%
 too_high = jnp.array([1.0, 3.0, 10.0, 30.0, 100.0])
