@@ -43,9 +43,14 @@ _RECOVERY_STEPS = 100  # accepted steps in which the recovery factor doubles
 
 
 class Guard(optax.GradientTransformationExtraArgs):
-    """What `page_hinkley` returns: it can also update the parameters, see `salera_optax.step`."""
+    """What `page_hinkley` returns.
 
-    step: Callable[..., tuple[Any, Any]]
+    Attributes:
+      step: what `salera_optax.step` calls, which writes the parameters itself; None in a copy made
+        by `_replace`, whose update is another one.
+    """
+
+    step: Callable[..., tuple[Any, Any]] | None = None
 
 
 class PageHinkleyState(NamedTuple):

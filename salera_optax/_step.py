@@ -62,7 +62,7 @@ def stepped(
     **extra: Any,
 ) -> tuple[Any, Any]:
     """The same as `step`, with `value` among `extra` or without one."""
-    if isinstance(tx, Guard):
+    if isinstance(tx, Guard) and tx.step is not None:
         params, opt_state = tx.step(grads, opt_state, params, **extra)
         return restored(opt_state.inner_state, params), opt_state
     if isinstance(tx, optax.GradientTransformation):

@@ -258,6 +258,34 @@ def test_the_published_detector_ignores_a_spike_of_the_gradient():
         assert bool(state.alarm) == alarm
 
 
+def test_step_takes_the_update_that_was_put_in_place_of_the_guards():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1))
+
+    def twice(*args, **extra):
+        updates, state = tx.update(*args, **extra)
+        return jax.tree.map(lambda u: 2 * u, updates), state
+
+    state = tx.init(PARAMS)
+    params, _ = salera_optax.step(tx._replace(update=twice), GRADS, state, PARAMS, value=1.0)
+    np.testing.assert_allclose(params["a"], PARAMS["a"] - 0.2 * GRADS["a"])
+
+
+def test_step_and_update_may_take_turns():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1))
+    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+    updates, state = tx.update(GRADS, state, params, value=NAN)
+    assert state.alarm
+    rounded = optax.apply_updates(params, updates)
+    # An alarm of `update` leaves it to the next call to restore the last bit.
+    params, state = salera_optax.step(tx, GRADS, state, rounded, value=1.0)
+    assert_same_bits(params, PARAMS)
+    params, state = salera_optax.step(tx, GRADS, state, params, value=NAN)
+    assert_same_bits(params, PARAMS)
+    updates, state = tx.update(GRADS, state, params, value=1.0)
+    assert not state.alarm
+    np.testing.assert_allclose(updates["a"], -0.05 * GRADS["a"], rtol=0.01)
+
+
 def test_masked_leaves_are_left_to_the_rest_of_the_chain():
     mask = {"a": True, "b": {"c": False}}
     tx = optax.masked(salera_optax.page_hinkley(optax.sgd(0.1)), mask)
