@@ -236,9 +236,8 @@ for key, value in salera_optax.metrics(opt_state).items():
 # ## What it does not do
 #
 # - **It does not beat a tuned rate.** It saves the search for one: compare the best of each below.
-# - **It is no law.** Started far too high, as at 100 above, a run can end at chance or near it:
-#   while the alarms bring the rate down, many ReLUs fall silent, and no smaller rate wakes them.
-#   Start between 0.01 and 1.
+# - **It is no law.** Started far too high, a run can end at chance: while the alarms bring the rate
+#   down, many ReLUs fall silent, and no smaller rate wakes them. Start between 0.01 and 1.
 # - **It needs a loss that can be compared** from step to step. A GAN's cannot.
 
 # %%

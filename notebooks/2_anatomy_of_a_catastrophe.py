@@ -382,8 +382,7 @@ plt.show()
 # * **An explosion in the very last step** stays: an alarm needs the next loss.
 # * **A network can be hurt on the way.** From a rate far too high, the steps before the alarms have
 #   brought it down may silence most ReLUs of a layer, and their gradients are zero from then on. A
-#   step back does not mend that, and the run ends higher, or even at chance, as one of the quick
-#   start does:
+#   step back does not mend that, and the run ends higher, or even at chance:
 
 # %%
 too_high = jnp.array([1.0, 3.0, 10.0, 30.0, 100.0])

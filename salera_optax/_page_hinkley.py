@@ -19,6 +19,7 @@ from salera_optax import _detector
 from salera_optax._alera import (
     AxisName,
     as_names,
+    incremented,
     scaled,
     squared_norms,
     statistics_dtype,
@@ -39,6 +40,7 @@ from salera_optax._validation import (
 
 _LEAST_SCALE = 2.0**-50  # where the authors' code gives up (1e-15); here the scale stays there
 _LEAST_RECOVERY = 2.0**-10
+_STREAK = 3  # alarms in succession, each after a single step, that are the rate's fault
 _RECOVERY_STEPS = 100  # accepted steps in which the recovery factor doubles
 
 
@@ -60,6 +62,8 @@ class PageHinkleyState(NamedTuple):
       alarm: bool scalar, whether the last call was an alarm.
       alarms: int32 scalar, alarms so far.
       nonfinite: int32 scalar, those of them that a non-finite loss or gradient raised.
+      streak: int32 scalar, how many alarms in succession came right after the first step behind an
+        alarm.
       scale: product of the factors that stay, at least 2^-50.
       recovery: factor that bad minibatches (non-finite values, outliers) lower and quiet steps
         raise, at most 1.
@@ -73,6 +77,7 @@ class PageHinkleyState(NamedTuple):
     alarm: jax.Array
     alarms: jax.Array
     nonfinite: jax.Array
+    streak: jax.Array
     scale: jax.Array
     recovery: jax.Array
     settling: jax.Array
@@ -99,7 +104,7 @@ def select(condition: jax.Array, yes: Any, no: Any) -> Any:
 
 
 def _fused(hold: jax.Array, go: Any, keep: Any, *operands: Any) -> Any:
-    """The result of `keep` where `hold`, else of `go`; and the parameters, `operands[2]`.
+    """The result of `keep` where `hold`, else of `go`; and where both start, `operands[2]`.
 
     A GPU, for which XLA fuses all of it, is fastest so; and a CPU where there is a snapshot of the
     inner state, which holds what `keep` returns: `go` may overwrite the state in place.
@@ -109,7 +114,7 @@ def _fused(hold: jax.Array, go: Any, keep: Any, *operands: Any) -> Any:
 
 def _branched(hold: jax.Array, go: Any, keep: Any, updates: Any, inner: Any, *params: Any) -> Any:
     """The same by a conditional: without that snapshot a CPU would copy the state, to keep both."""
-    # Else XLA would choose the parameters once for each use, from two copies.
+    # Else XLA would choose where to start once for each use, from two copies.
     params = jax.lax.optimization_barrier(params)
     # XLA copies every buffer unless the branch that returns its operands untouched is branch 0,
     # the false one.
@@ -211,10 +216,10 @@ def page_hinkley(
     * A rise of the loss multiplies every later step by `factor`, for good (down to 2^-50).
     * A bad minibatch (a value that is not finite, one loss far above the rest, a gradient norm more
       than ten times the largest recent one) may not be the rate's fault: it multiplies by `factor`
-      too, but down to 2^-10 only, and the steps grow back, twofold in 100 quiet steps. What alarms
-      right after the first step behind an alarm counts as a rise: that step was too long as well.
-    * Alarms in a row, with no step between them, shrink once. However many bad minibatches come,
-      the parameters stay finite and the training goes on behind them.
+      too, but down to 2^-10 only, and the steps grow back, twofold in 100 quiet steps. Where the
+      first step behind an alarm ends in the next, three times in succession, it counts as a rise.
+    * Alarms in a row, with no step between them, shrink once. However many bad minibatches come in
+      a row, the parameters stay finite and the training goes on behind them.
 
     Through `optax.apply_updates` the parameters return by an addition, which rounds: the next call
     adds what is missing before it takes a step. `salera_optax.step` restores them bit for bit at
@@ -290,6 +295,7 @@ def page_hinkley(
             alarm=jnp.zeros((), bool),
             alarms=jnp.zeros((), jnp.int32),
             nonfinite=jnp.zeros((), jnp.int32),
+            streak=jnp.zeros((), jnp.int32),
             scale=jnp.ones((), dtype),
             recovery=jnp.ones((), dtype),
             settling=jnp.zeros((), bool),
@@ -338,7 +344,7 @@ def page_hinkley(
             )
         alarm = ~settle & (verdict.catastrophe | verdict.outlier | verdict.nonfinite)
         hold = alarm | settle
-        scale, recovery = _shrunk(state, verdict, alarm, jnp.asarray(factor, dtype))
+        streak, scale, recovery = _shrunk(state, verdict, alarm, jnp.asarray(factor, dtype))
         recovery = jnp.where(hold, recovery, jnp.minimum(recovery * 2 ** (1 / _RECOVERY_STEPS), 1))
 
         # Before the first step there is nothing to go back to, and parameters may have been loaded
@@ -370,15 +376,18 @@ def page_hinkley(
             return moves, inner_state
 
         operands = (updates, mended, start) if in_place else (updates, mended, start, params)
-        result, after, snapshot = jax.lax.platform_dependent(
-            *operands,
-            cpu=partial(_fused if restore_inner else _branched, hold, go, keep),
-            default=partial(_fused, hold, go, keep),
-        )
+        fused = partial(_fused, hold, go, keep)
+        if restore_inner:
+            result, after, snapshot = fused(*operands)
+        else:
+            result, after, snapshot = jax.lax.platform_dependent(
+                *operands, cpu=partial(_branched, hold, go, keep), default=fused
+            )
         return result, PageHinkleyState(
             alarm=alarm,
             alarms=state.alarms + alarm,
             nonfinite=state.nonfinite + (alarm & verdict.nonfinite),
+            streak=streak,
             scale=scale,
             recovery=recovery,
             settling=alarm if rollback and not in_place else jnp.zeros_like(alarm),
@@ -395,20 +404,28 @@ def page_hinkley(
 
 def _shrunk(
     state: PageHinkleyState, verdict: _detector.Verdict, alarm: jax.Array, factor: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Scale and recovery after this call.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Streak, scale and recovery after this call.
 
-    A catastrophe shrinks the scale for good, and so does whatever alarms right after the first step
-    behind an alarm: that step was too long as well. A bad minibatch may not be the rate's fault: it
-    lowers the recovery factor, which comes back. Neither shrinks twice before a loss has been
-    accepted: no step was taken in between.
+    A catastrophe shrinks the scale for good. A bad minibatch may not be the rate's fault: it lowers
+    the recovery factor, which comes back. But where the first step behind an alarm ends in the next
+    alarm three times in succession, the steps are too long: that shrinks the scale for good, which
+    takes over what the first two took from the recovery factor. Nothing shrinks twice before a loss
+    has been accepted: no step was taken in between.
     """
     shrink = alarm & ((state.detector.n > 0) | (state.alarms == 0))
     again = (state.detector.n == 1) & (state.alarms > 0)
-    for_good = verdict.catastrophe | again
-    scale = jnp.maximum(state.scale * factor, _LEAST_SCALE)
+    streak = jnp.where(shrink, jnp.where(again, incremented(state.streak), 0), state.streak)
+    for_good = verdict.catastrophe | (streak >= _STREAK)
+    taken_over = jnp.where(streak == _STREAK, factor ** (_STREAK - 1), 1)
+    scale = jnp.maximum(state.scale * factor * taken_over, _LEAST_SCALE)
     recovery = jnp.maximum(state.recovery * factor, jnp.minimum(state.recovery, _LEAST_RECOVERY))
     return (
+        streak,
         jnp.where(shrink & for_good, scale, state.scale),
-        jnp.where(shrink & ~for_good, recovery, state.recovery),
+        jnp.where(
+            shrink,
+            jnp.where(for_good, jnp.minimum(state.recovery / taken_over, 1), recovery),
+            state.recovery,
+        ),
     )

@@ -63,8 +63,7 @@ def stepped(
 ) -> tuple[Any, Any]:
     """The same as `step`, with `value` among `extra` or without one."""
     if isinstance(tx, Guard) and tx.step is not None:
-        params, opt_state = tx.step(grads, opt_state, params, **extra)
-        return restored(opt_state.inner_state, params), opt_state
+        return tx.step(grads, opt_state, params, **extra)
     if isinstance(tx, optax.GradientTransformation):
         tx = optax.with_extra_args_support(tx)
     updates, opt_state = tx.update(grads, opt_state, params, **extra)

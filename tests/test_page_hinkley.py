@@ -170,15 +170,34 @@ def test_bad_minibatches_for_ever_leave_a_thousandth_of_the_step():
     assert 2**-10 <= salera_optax.metrics(state)["scale"] < 2**-9
 
 
-def test_what_alarms_right_behind_the_first_step_after_an_alarm_shrinks_for_good():
+def test_three_alarms_in_succession_after_single_steps_shrink_for_good():
     tx = salera_optax.page_hinkley(optax.sgd(0.1))
-    for quiet, scale in ((1, 0.5), (2, 1.0)):
-        params, state = PARAMS, tx.init(PARAMS)
-        for value in (1.0, NAN, *[1.0] * quiet, NAN):
-            params, state = salera_optax.step(tx, GRADS, state, params, value=value)
-        assert state.alarms == 2
-        assert state.scale == scale
-        assert state.recovery < 1
+    params, state = PARAMS, tx.init(PARAMS)
+    scales, recoveries = [], []
+    for value in (1.0, NAN, *[1.0, NAN] * 5, 1.0, 1.0, NAN):
+        params, state = salera_optax.step(tx, GRADS, state, params, value=value)
+        scales.append(float(state.scale))
+        recoveries.append(float(state.recovery))
+    assert scales[1:12:2] == [1, 1, 1, 1 / 8, 1 / 16, 1 / 32]
+    np.testing.assert_allclose(
+        recoveries[1:12:2], [1 / 2, 1 / 4, 1 / 8, 1 / 2, 1 / 2, 1 / 2], rtol=0.1
+    )
+    assert state.scale == 1 / 32, "two quiet steps end the succession"
+    assert state.alarms == 7
+
+
+def test_one_bad_minibatch_in_ten_leaves_the_steps_their_length():
+    tx = salera_optax.page_hinkley(optax.sgd(1e-3))
+    bad = np.random.default_rng(0).random(5000) < 0.1
+
+    def body(carry, bad):
+        params, state = carry
+        value = jnp.where(bad, NAN, 1.0)
+        return salera_optax.step(tx, GRADS, state, params, value=value), None
+
+    (_, state), _ = jax.lax.scan(body, (PARAMS, tx.init(PARAMS)), jnp.array(bad))
+    assert state.alarms == bad.sum()
+    assert state.scale >= 2.0**-6
 
 
 @pytest.mark.parametrize("learning_rate", [1e2, 1e6, 1e9])
