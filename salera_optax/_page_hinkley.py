@@ -417,7 +417,8 @@ def _shrunk(
     again = (state.detector.n == 1) & (state.alarms > 0)
     streak = jnp.where(shrink, jnp.where(again, incremented(state.streak), 0), state.streak)
     for_good = verdict.catastrophe | (streak >= _STREAK)
-    taken_over = jnp.where(streak == _STREAK, factor ** (_STREAK - 1), 1)
+    lost = jnp.maximum(state.recovery, factor ** (_STREAK - 1))  # to alarms that may come back
+    taken_over = jnp.where(streak == _STREAK, lost, 1)
     scale = jnp.maximum(state.scale * factor * taken_over, _LEAST_SCALE)
     recovery = jnp.maximum(state.recovery * factor, jnp.minimum(state.recovery, _LEAST_RECOVERY))
     return (
@@ -425,7 +426,7 @@ def _shrunk(
         jnp.where(shrink & for_good, scale, state.scale),
         jnp.where(
             shrink,
-            jnp.where(for_good, jnp.minimum(state.recovery / taken_over, 1), recovery),
+            jnp.where(for_good, state.recovery / taken_over, recovery),
             state.recovery,
         ),
     )
