@@ -158,14 +158,16 @@ def _check_axes(params: Any, value: Any, state: PageHinkleyState, axis_name: Axi
             )
 
 
-def _check_call(updates: Any, state: Any, params: Any, value: Any) -> None:
+def _check_call(
+    updates: Any, state: Any, params: Any, value: Any, rollback: bool, restore_inner: bool
+) -> None:
     check_value("page_hinkley", value)
     check_state("page_hinkley", state, PageHinkleyState)
     if params is None:
         raise ValueError("page_hinkley: params must be the current parameters, got None.")
-    if state.snapshot is not None:
+    if rollback:
         check_same_tree("page_hinkley", "params", params, state.snapshot)
-    if state.inner_snapshot is not None:
+    if restore_inner:
         check_same_tree("page_hinkley", "inner_state", state.inner_state, state.inner_snapshot)
     check_same_tree("page_hinkley", "updates", updates, params)
 
@@ -324,7 +326,7 @@ def page_hinkley(
         updates: Any, state: Any, params: Any, value: Any, extra_args: Any, *, in_place: bool
     ) -> tuple[Any, PageHinkleyState]:
         """The next parameters, or else what is to be added to get them, and the next state."""
-        _check_call(updates, state, params, value)
+        _check_call(updates, state, params, value, rollback, restore_inner)
         _check_axes(params, value, state, axis_name)
         dtype = state.scale.dtype
 

@@ -277,6 +277,14 @@ def test_the_published_detector_ignores_a_spike_of_the_gradient():
         assert bool(state.alarm) == alarm
 
 
+@pytest.mark.parametrize("option", ["rollback", "restore_inner"])
+def test_the_state_of_a_guard_without_a_snapshot_is_refused_by_one_with_it(option):
+    state = salera_optax.page_hinkley(optax.sgd(0.1, 0.9), **{option: False}).init(PARAMS)
+    tx = salera_optax.page_hinkley(optax.sgd(0.1, 0.9))
+    with pytest.raises(ValueError, match="page_hinkley"):
+        tx.update(GRADS, state, PARAMS, value=1.0)
+
+
 def test_step_takes_the_update_that_was_put_in_place_of_the_guards():
     tx = salera_optax.page_hinkley(optax.sgd(0.1))
 
