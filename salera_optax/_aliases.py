@@ -304,7 +304,7 @@ def salera(
       ...     return salera_optax.step(tx, grads, state, x, value=loss)
       >>> x = jnp.array([1.0, -2.0])
       >>> state = tx.init(x)
-      >>> for _ in range(50):
+      >>> for _ in range(300):
       ...     x, state = train_step(x, state)
       >>> bool(jnp.abs(x).max() < 1e-3), bool(state.alarms > 5)
       (True, True)
