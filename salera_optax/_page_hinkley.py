@@ -114,8 +114,9 @@ def _fused(hold: jax.Array, go: Any, keep: Any, *operands: Any) -> Any:
 
 def _branched(hold: jax.Array, go: Any, keep: Any, updates: Any, inner: Any, *params: Any) -> Any:
     """The same by a conditional: without that snapshot a CPU would copy the state, to keep both."""
-    # Else XLA would choose where to start once for each use, from two copies.
-    params = jax.lax.optimization_barrier(params)
+    # Else XLA would choose where to start once for each use, from two copies. Leaf by leaf, for all
+    # together would count as varying over every axis of `shard_map` that one of them varies over.
+    params = jax.tree.map(jax.lax.optimization_barrier, params)
     # XLA copies every buffer unless the branch that returns its operands untouched is branch 0,
     # the false one.
     return *jax.lax.cond(~hold, go, keep, updates, inner, *params), params[0]
