@@ -220,7 +220,8 @@ def page_hinkley(
     * A bad minibatch (a value that is not finite, one loss far above the rest, a gradient norm more
       than ten times the largest recent one) may not be the rate's fault: it multiplies by `factor`
       too, but down to 2^-10 only, and the steps grow back, twofold in 100 quiet steps. Where the
-      first step behind an alarm ends in the next, three times in succession, it counts as a rise.
+      first step behind an alarm ends in the next, three times in succession, the steps are far too
+      long: the third multiplies by `factor` cubed, for good.
     * Alarms in a row, with no step between them, shrink once. However many bad minibatches come in
       a row, the parameters stay finite and the training goes on behind them.
 
@@ -347,7 +348,9 @@ def page_hinkley(
             )
         alarm = ~settle & (verdict.catastrophe | verdict.outlier | verdict.nonfinite)
         hold = alarm | settle
-        streak, scale, recovery = _shrunk(state, verdict, alarm, jnp.asarray(factor, dtype))
+        streak, scale, recovery = _shrunk(
+            state, verdict, alarm, jnp.asarray(factor, dtype), detector
+        )
         recovery = jnp.where(hold, recovery, jnp.minimum(recovery * 2 ** (1 / _RECOVERY_STEPS), 1))
 
         # Before the first step there is nothing to go back to, and parameters may have been loaded
@@ -406,21 +409,28 @@ def page_hinkley(
 
 
 def _shrunk(
-    state: PageHinkleyState, verdict: _detector.Verdict, alarm: jax.Array, factor: jax.Array
+    state: PageHinkleyState,
+    verdict: _detector.Verdict,
+    alarm: jax.Array,
+    factor: jax.Array,
+    detector: Detector,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Streak, scale and recovery after this call.
 
     A catastrophe shrinks the scale for good. A bad minibatch may not be the rate's fault: it lowers
     the recovery factor, which comes back. But where the first step behind an alarm ends in the next
-    alarm three times in succession, the steps are too long: that shrinks the scale for good, which
-    takes over what the first two took from the recovery factor. Nothing shrinks twice before a loss
-    has been accepted: no step was taken in between.
+    alarm three times in succession, the steps are far too long: that shrinks the scale by factor^3
+    for good, and the recovery factor gets back what the first two took from it. Of the published
+    test such a third alarm only makes good what the first two took. Nothing shrinks twice before a
+    loss has been accepted: no step was taken in between.
     """
     shrink = alarm & ((state.detector.n > 0) | (state.alarms == 0))
     again = (state.detector.n == 1) & (state.alarms > 0)
     streak = jnp.where(shrink, jnp.where(again, incremented(state.streak), 0), state.streak)
     for_good = verdict.catastrophe | (streak >= _STREAK)
-    lost = jnp.maximum(state.recovery, factor ** (_STREAK - 1))  # to alarms that may come back
+    lost = factor ** (_STREAK - 1)
+    if detector == "published":
+        lost = jnp.maximum(state.recovery, lost)
     taken_over = jnp.where(streak == _STREAK, lost, 1)
     scale = jnp.maximum(state.scale * factor * taken_over, _LEAST_SCALE)
     recovery = jnp.maximum(state.recovery * factor, jnp.minimum(state.recovery, _LEAST_RECOVERY))
@@ -429,7 +439,7 @@ def _shrunk(
         jnp.where(shrink & for_good, scale, state.scale),
         jnp.where(
             shrink,
-            jnp.where(for_good, state.recovery / taken_over, recovery),
+            jnp.where(for_good, jnp.minimum(state.recovery / taken_over, 1), recovery),
             state.recovery,
         ),
     )
