@@ -69,6 +69,14 @@ SLICES = {
         _HALF_DECADES,
         {name: {} for name, recipe in optimizers.OPTIMIZERS.items() if not recipe.guarded},
     ),
+    "gain": Slice(
+        _HALF_DECADES,
+        {
+            "salera": {"gain": (2.12e-6, 6.7e-6, 2.12e-5, 6.7e-5)},
+            "alera": {"gain": (2.12e-6, 6.7e-6, 2.12e-5, 6.7e-5)},
+            "spalera": {"gain": (2.11e-8, 2.11e-7, 2.11e-6, 2.11e-5)},
+        },
+    ),
     "divisor": Slice(
         (0.1, 1.0),
         {
@@ -78,8 +86,8 @@ SLICES = {
     ),
 }
 """By name: the paper's whole grid; the settings that it calls robust, and its rivals'; every
-optimizer at its defaults, as a user would first try it; and the settings that explode most often,
-with several factors of an alarm."""
+optimizer at its defaults, as a user would first try it; the defaults with larger and larger gains;
+and the settings that explode most often, with several factors of an alarm."""
 
 
 def space(
@@ -174,6 +182,7 @@ def grid(
     Each run that ends adds one line of JSON to the results, so an interrupted grid goes on where it
     was. paper: the paper's whole grid. robust: its robust settings, and those of its rivals.
     defaults: every optimizer at its defaults, over seven decades of initial learning rates.
+    gain: the family of ALERA at its defaults, but for larger and larger gains.
     divisor: SALERA where it explodes most often, with several dividing factors.
     """
     try:

@@ -18,7 +18,7 @@ _PROBLEM = ["dataset", "model", "minibatch_ratio", "epochs"]
 _SETTING = ["optimizer", "setting", "learning_rate"]
 _HORIZONS = (5, 20)  # epochs after which the paper measures
 _WORKS = 5  # %, an error below which a rate counts as one that works
-_NOTES = {"cifar10": "CIFAR-10 here is a recompressed copy: compare within this table only."}
+_NOTES = {"cifar10": "CIFAR-10 here is a recompressed copy: compare within this report only."}
 # What is at hand of the paper's numbers, in %: failed runs over all its problems, and the test
 # error of its robust setting.
 _PAPER_FAILURES = {"alera": 18.3, "published-salera": 11.7}
@@ -36,10 +36,10 @@ def table(results: Results) -> pd.DataFrame:
 
     Returns:
       The fields of `Run`, with the epochs after which it was measured, and with `learning_rate`,
-      `setting` (the other hyperparameters, as text) and `divisor` (of an alarm, NaN for the
-      default) for the hyperparameters; `problem`, as text; `error`, in %, and `errors`, those
-      after each epoch; `failed`, as the paper defines it; `alarms` in all; `seconds` that the
-      whole run took; `device` and `precision`.
+      `setting` (the other hyperparameters, as text), `divisor` (of an alarm, NaN for the default)
+      and `gain` (NaN but where it alone was chosen) for the hyperparameters; `problem`, as text;
+      `error`, in %, and `errors`, those after each epoch; `failed`, as the paper defines it;
+      `alarms` in all; `seconds` that the whole run took; `device` and `precision`.
     """
     rows = {}
     for run, result in results:
@@ -66,6 +66,7 @@ def _row(run: Run, result: dict[str, Any]) -> dict[str, Any]:
         "learning_rate": rate,
         "setting": ", ".join(f"{name} {value}" for name, value in chosen.items()),
         "divisor": divisor,
+        "gain": chosen["gain"] if set(chosen) == {"gain"} else np.nan,
         "errors": errors,
         "error": errors[-1],
         "failed": lost or errors[-1] > 100 * FAILED,
@@ -87,8 +88,8 @@ def write_report(runs: pd.DataFrame, folder: Path, catastrophe: Sequence[Log] = 
       folder: where to.
       catastrophe: logs of runs over the same minibatches, for Figure 1; one has alarms.
     """
-    ablation = runs["divisor"].notna()
-    measured, runs = runs[ablation], runs[~ablation]
+    divisors, gains = runs["divisor"].notna(), runs["gain"].notna()
+    by_divisor, by_gain, runs = runs[divisors], runs[gains], runs[~divisors & ~gains]
     parts = [
         "# Results",
         "Made by `python -m benchmarks report` from the runs in `runs/`; how to repeat or extend "
@@ -99,21 +100,30 @@ def write_report(runs: pd.DataFrame, folder: Path, catastrophe: Sequence[Log] = 
         "## The best of each optimizer",
         "Table 1 of the paper: the least error over all settings and initial rates.",
         _best_by_problem(runs),
+        _notes(runs),
         "## One setting for all problems",
         "Table 2 of the paper: the setting of each optimizer, initial rate included, with the "
         "least sum of ranks over the problems on which all its settings have been run, and its "
         "errors. Below, the numbers of the paper's robust SALERA, as far as they are at hand.",
         _robust_over_problems(runs),
+        _notes(runs),
         "## Failed runs",
         "Over all problems of 20 epochs that several optimizers have run, at the initial rates and "
         "settings of the paper, one seed for each.",
         _failures(_of_the_paper(_compared(runs))),
-        *_pictures(runs, measured, folder, catastrophe),
+        _notes(_compared(runs)),
+        *_pictures(runs, by_divisor, folder, catastrophe),
+        *_gains(by_gain),
     ]
     for problem, same in runs.groupby(_PROBLEM):
         parts += _section(problem, same, folder)
     text = "\n\n".join(part for part in parts if part)
     (folder / "README.md").write_text(text + "\n", encoding="utf-8")
+
+
+def _notes(runs: pd.DataFrame) -> str:
+    """What must be said beside numbers from the data sets of these runs."""
+    return " ".join(note for name, note in _NOTES.items() if name in set(runs["dataset"]))
 
 
 def _compared(runs: pd.DataFrame) -> pd.DataFrame:
@@ -132,7 +142,7 @@ def _section(problem: tuple[Any, ...], runs: pd.DataFrame, folder: Path) -> Iter
     """What there is to say of one problem."""
     dataset, model, ratio, epochs = problem
     yield f"## {dataset}, {model}, minibatch {100 * ratio:g} %, epochs: {epochs}"
-    yield _NOTES.get(dataset, "")
+    yield _notes(runs)
     plain, chosen = runs[runs["setting"] == ""], _of_the_paper(runs)
     if "salera" in set(plain["optimizer"]):
         picture = f"robustness-{dataset}-{model}-{ratio:g}-{epochs}.png"
@@ -149,7 +159,7 @@ def _section(problem: tuple[Any, ...], runs: pd.DataFrame, folder: Path) -> Iter
         yield _robust(chosen)
         yield "Failed runs; the paper's share is that over all its problems."
         yield _failures(chosen)
-    yield "What has been run."
+    yield "What has been run; no seconds where several programs shared the device."
     yield _complete(runs)
 
 
@@ -180,6 +190,7 @@ def _pictures(
         yield "## Test error by epoch"
         yield "Each optimizer at the setting and initial rate that are best on the problem."
         yield "![Test error by epoch](curves.png)"
+        yield _notes(runs)
     figures.save_dividing_cost(measured, folder / "divisor.png")
     yield "## The dividing factor"
     yield (
@@ -319,6 +330,31 @@ def _by_divisor(runs: pd.DataFrame) -> str:
     )
     cells.index = cells.index.map("{:g}".format)
     return _numbers(cells)
+
+
+def _gains(runs: pd.DataFrame) -> Iterator[str]:
+    """For each optimizer of the slice of gains, the errors from its best rate to its worst."""
+    if runs.empty:
+        return
+    yield "## The gain"
+    yield (
+        "The defaults, but for the gain (its first column is the default): the errors at the best "
+        "and at the worst initial rate, as the median over the seeds, and in parentheses the most "
+        "alarms of a run. From 1e-5 to 10 by half decades; on CIFAR-10 with m2 and m4b by decades."
+    )
+    by = ["optimizer", *_PROBLEM, "problem", "gain", "learning_rate"]
+    rates = runs.groupby(by).agg(error=("error", "median"), alarms=("alarms", "max"))
+    cells = rates.groupby(by[:-1]).agg(
+        best=("error", "min"), worst=("error", "max"), alarms=("alarms", "max")
+    )
+    shown = cells.apply(
+        lambda cell: f"{cell['best']:.2f} to {cell['worst']:.2f} ({cell['alarms']:.0f})", axis=1
+    )
+    for optimizer, texts in shown.groupby(level="optimizer"):
+        wide = texts.unstack("gain").droplevel(["optimizer", *_PROBLEM])
+        wide.columns = [f"{gain:.3g}" for gain in wide.columns]
+        yield _numbers(wide.rename_axis(str(optimizer)))
+    yield _notes(runs)
 
 
 def _complete(runs: pd.DataFrame) -> str:

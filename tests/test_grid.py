@@ -115,6 +115,7 @@ def test_the_slices_are_those_of_the_paper():
     assert size("paper", "adam") == 9 * 6
     assert size("robust", "salera") == size("robust", "adam") == 6
     assert size("defaults", "prodigy") == 13
+    assert size("gain", "salera") == size("gain", "spalera") == 4 * 13
     assert size("divisor") == 3 * 2 * 4 * 2
 
 
@@ -204,6 +205,24 @@ def test_runs_with_several_factors_are_compared_apart_from_the_others(tmp_path: 
     assert not rows_of(tmp_path, "salera")
     for divisor, error in (("2", "30.00"), ("4", "20.00")):
         assert rows_of(tmp_path, divisor) == [[divisor, "1", "0", error, error, "2.00"]]
+
+
+def test_runs_with_several_gains_are_compared_apart_from_the_others(tmp_path: Path):
+    results = Results(tmp_path / "runs")
+    for gain, rate, errors in (
+        (1e-6, 0.1, (0.2, 0.4, 0.3)),
+        (1e-6, 1.0, (0.6, 0.9, 0.5)),
+        (1e-5, 0.1, (0.25,)),
+    ):
+        for seed, error in enumerate(errors):
+            run = a_run("salera", seed=seed, gain=gain, learning_rate=rate)
+            add_result(results, run, [1.0, error])
+    add_result(results, a_run("adam"), [1.0, 0.4])
+    write_report(table(results), tmp_path)
+    assert rows_of(tmp_path, "salera") == [["salera", "1e-06", "1e-05"]]
+    assert rows_of(tmp_path, "digits m0 5 %, 2") == [
+        ["digits m0 5 %, 2", "30.00 to 60.00 (2)", "25.00 to 25.00 (2)"]
+    ]
 
 
 @pytest.mark.parametrize(("alarm_cost", "least"), [(1, np.e), (2, 3.591121), (4, 4.970626)])
