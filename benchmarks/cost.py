@@ -35,6 +35,9 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
         optax.adam(1e-3), restore_inner=False
     ),
     "apply_if_finite(adam)": lambda: optax.apply_if_finite(optax.adam(1e-3), 5),
+    "clip_by_global_norm, adam": lambda: optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(1e-3)
+    ),
     "prodigy": contrib.prodigy,
 }
 """What is measured. All are compared with the first."""
@@ -90,13 +93,6 @@ def _guards(state: Any) -> list[Any]:
     return [part for part in jax.tree.leaves(state, is_leaf=is_guard) if is_guard(part)]
 
 
-def bandwidth(parameters: int, rounds: int) -> float:
-    """Bytes a second that the device moves in `y + 2 x`, in place, over float32 arrays."""
-    x = jnp.ones(parameters)
-    program = compiled(lambda y, state, x: (y + 2 * x, state), optax.identity(), x, x)
-    return float(3 * x.nbytes / np.median(timed({"add": program}, rounds)["add"]))
-
-
 def memory(program: Program, params: Any) -> dict[str, float]:
     """What a program needs, in copies of the parameters."""
     unit = nbytes(params)
@@ -106,7 +102,7 @@ def memory(program: Program, params: Any) -> dict[str, float]:
     }
 
 
-def optimizer_costs(parameters: int, rounds: int) -> list[dict[str, Any]]:
+def optimizer_costs(parameters: int, rounds: int) -> tuple[list[dict[str, Any]], float]:
     """A row for every optimizer: its whole step, its update alone, an alarm, its memory.
 
     Args:
@@ -115,8 +111,10 @@ def optimizer_costs(parameters: int, rounds: int) -> list[dict[str, Any]]:
 
     Returns:
       For each: `state` and `temporaries` in units of the parameters; `floor_bytes`, the
-      least that an update must move; `step_seconds`, `update_seconds` and, where there is a guard,
-      `alarm_seconds`; and `..._ratio`, the median over the rounds of each by Adam's.
+      least that an update must move, and `traffic_bytes`, what the compiled one reads and writes
+      as XLA counts it; `step_seconds`, `update_seconds` and, where there is a guard,
+      `alarm_seconds`; and `..._ratio`, the median over the rounds of each by Adam's. And the
+      bytes a second that the device moves between the updates in `y + 2 x`, in place.
     """
     params = network(parameters)
     makers = {name: make() for name, make in OPTIMIZERS.items()}
@@ -132,8 +130,14 @@ def optimizer_costs(parameters: int, rounds: int) -> list[dict[str, Any]]:
     _record(rows, "alarm", {name: seconds[f"alarm {name}"] for name in guarded}, seconds["adam"])
     del programs, alarms  # their memory
     updates = {name: update_alone(tx, params) for name, tx in makers.items()}
-    _record(rows, "update", timed(updates, rounds))
-    return [{"optimizer": name} | row for name, row in rows.items()]
+    for name, update in updates.items():
+        rows[name]["traffic_bytes"] = update.compiled.cost_analysis()["bytes accessed"]
+    x = jnp.ones(parameters)
+    add = compiled(lambda y, state, x: (y + 2 * x, state), optax.identity(), x, x)
+    seconds = timed(updates | {"add": add}, rounds)
+    bandwidth = float(3 * x.nbytes / np.median(seconds.pop("add")))
+    _record(rows, "update", seconds)
+    return [{"optimizer": name} | row for name, row in rows.items()], bandwidth
 
 
 def scaling(

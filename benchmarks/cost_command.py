@@ -19,7 +19,8 @@ RESULTS = Path(__file__).parent / "results"
 _LEGEND = (
     "**step** and **update** (with gradients that lie in memory): times by Adam's; **at an "
     "alarm**: a step by Adam's step; **floor**: the bytes that the update must move, by the "
-    "bandwidth; **state** and **temporaries** of the step: in copies of the parameters."
+    "bandwidth; **traffic/floor**: those that the compiled update moves, as XLA counts them, by "
+    "those that it must; **state** and **temporaries** of the step: in copies of the parameters."
 )
 _STAYS_OUT = "#888888"  # what is there for comparison
 
@@ -37,6 +38,7 @@ def optimizer_table(result: dict[str, Any]) -> pd.DataFrame:
             "update, ms": 1e3 * rows["update_seconds"],
             "floor, ms": 1e3 * floor,
             "update/floor": rows["update_seconds"] / floor,
+            "traffic/floor": rows["traffic_bytes"] / rows["floor_bytes"],
             "state": rows["state"],
             "temporaries": rows["temporaries"],
         }
@@ -159,12 +161,13 @@ def cost(parameters: int, largest: int, leaves: int, rounds: int, out: Path) -> 
     """
     sizes = [10**power for power in range(4, len(str(largest)))]
     counts = [10**power for power in range(len(str(leaves)))]
+    rows, bandwidth = costs.optimizer_costs(parameters, rounds)
     result = {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
         "parameters": parameters,
-        "bandwidth": costs.bandwidth(parameters, rounds),
-        "optimizers": costs.optimizer_costs(parameters, rounds),
+        "bandwidth": bandwidth,
+        "optimizers": rows,
         "sizes": costs.scaling(sizes, programs.at_size, rounds),
         "leaves": costs.scaling(counts, programs.at_leaves, rounds),
     }
