@@ -39,12 +39,14 @@ class ScaleByAleraState(NamedTuple):
       path: exponential average of normalized gradients, like the parameters, float32 or wider.
       log_rate: for every group, the logarithm of its rate multiplier, a float32 or wider scalar.
       base_state: state of the base transformation.
+      count: int32 scalar, all steps, the argument of a schedule of the gain (None without one).
     """
 
     step: jax.Array
     path: Any
     log_rate: Any
     base_state: Any
+    count: Any = None
 
 
 def by_module(params: Any) -> Any:
@@ -207,16 +209,24 @@ def check_rate_law(alpha: Any, gain: Any, std: Any, base: Any, eps: Any, axis_na
     """Checks the arguments that the two ALERA transformations share."""
     check_axis_name(axis_name)
     check_alpha(alpha)
-    check_number("gain", gain, lambda g: 0 <= g < math.inf, "finite and at least 0")
+    if not callable(gain):
+        check_number("gain", gain, lambda g: 0 <= g < math.inf, "finite and at least 0")
     check_number("eps", eps, lambda e: 0 <= e < math.inf, "finite and at least 0")
     check_choice("std", std, STDS)
     if base is not None:
         check_transformation("base", base)
 
 
+def gain_at(gain: Any, count: Any, dtype: Any) -> tuple[jax.Array, Any]:
+    """The gain of this step, and the count after it."""
+    if count is None:
+        return jnp.asarray(gain, dtype), None
+    return jnp.asarray(gain(count), dtype), incremented(count)
+
+
 def scale_by_alera(
     alpha: ArrayLike = 0.01,
-    gain: ArrayLike = 2.12e-6,
+    gain: optax.ScalarOrSchedule = 2.12e-6,
     *,
     groups: Groups | Callable[[Any], Any] = None,
     std: Std = "exact",
@@ -232,7 +242,8 @@ def scale_by_alera(
 
     Args:
       alpha: memory rate of the path, in (0, 1].
-      gain: step of the logarithm of the rate per standard deviation, finite and at least 0.
+      gain: step of the logarithm of the rate per standard deviation, finite and at least 0, or an
+        Optax schedule of it; see `alera`.
       groups: None for a rate per leaf; or a pytree of strings, a prefix of the parameters (`"all"`
         alone is one rate for everything); or a function from parameters to such a pytree, such as
         `by_module`.
@@ -279,6 +290,7 @@ def scale_by_alera(
             # init with an opaque leafless tree, finds a leaf where the state has its groups.
             log_rate={name: jnp.zeros((), dtype) for name in names} or jnp.zeros((), dtype),
             base_state=inner.init(params),
+            count=jnp.zeros((), jnp.int32) if callable(gain) else None,
         )
 
     def update_fn(
@@ -289,10 +301,11 @@ def scale_by_alera(
         step = incremented(state.step)
         direction, base_state = inner.update(updates, state.base_state, params, **extra_args)
         members = _members(groups, state.path)
-        if not members:
-            return direction, state._replace(step=step, base_state=base_state)
-
         dtype = statistics_dtype(state.path)
+        gain_now, count = gain_at(gain, state.count, dtype)
+        if not members:
+            return direction, state._replace(step=step, base_state=base_state, count=count)
+
         memory = jnp.asarray(alpha, dtype)
         leaves, treedef = jax.tree.flatten(state.path)
         group_of = {index: name for name, indices in members.items() for index in indices}
@@ -306,7 +319,7 @@ def scale_by_alera(
 
         def adapted(log_rate: jax.Array, squared: jax.Array, size: int) -> jax.Array:
             z = agreement(squared.astype(dtype), memory, step, jnp.array(size, dtype), std)
-            return bounded(log_rate + jnp.asarray(gain, dtype) * z)
+            return bounded(log_rate + gain_now * z)
 
         norms = squared_norms(updates, axis_name, state.path)
         weight = {name: weighted(squared) for name, squared in per_group(norms).items()}
@@ -332,6 +345,7 @@ def scale_by_alera(
             path=jax.tree.unflatten(treedef, path),
             log_rate=log_rate,
             base_state=base_state,
+            count=count,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -153,7 +153,7 @@ def _guarded(
 def alera(
     learning_rate: optax.ScalarOrSchedule,
     alpha: ArrayLike = 0.01,
-    gain: ArrayLike = 2.12e-6,
+    gain: optax.ScalarOrSchedule = 2.12e-6,
     *,
     groups: Groups = None,
     std: Std = "exact",
@@ -187,7 +187,8 @@ def alera(
         paper's robust setting is 0.01.
       gain: step of log(rate) per standard deviation, finite and at least 0. The default is the
         paper's robust C = 3e-6 in units of the exact deviation (C alone is for `std="authors"`).
-        The first knob to turn: ten times more follows faster and explodes sooner.
+        The first knob to turn: ten times more follows faster and explodes sooner. An Optax schedule
+        of it sees all steps, those before an alarm too, but alarms themselves are none.
       groups: leaves that share a rate: None for one per leaf; a pytree of strings that is a prefix
         of the parameters (`"all"` alone is one rate for everything); or a function from
         parameters to one, such as `by_module` (the paper's layers).
@@ -239,7 +240,7 @@ def alera(
 def salera(
     learning_rate: optax.ScalarOrSchedule,
     alpha: ArrayLike = 0.01,
-    gain: ArrayLike = 2.12e-6,
+    gain: optax.ScalarOrSchedule = 2.12e-6,
     *,
     smoothing: ArrayLike = 0.1,
     threshold: ArrayLike = 0.1,
@@ -270,7 +271,8 @@ def salera(
     Args:
       learning_rate: initial rate eta_0 or an Optax schedule; see `alera`.
       alpha: memory rate of the path, in (0, 1]; see `alera`.
-      gain: step of log(rate) per standard deviation, finite and at least 0; see `alera`.
+      gain: step of log(rate) per standard deviation, finite and at least 0, or an Optax schedule of
+        it; see `alera`.
       smoothing: weight of a new loss in the smoothed loss, in (0, 1]; see `page_hinkley`.
       threshold: rise that raises an alarm, in units of `|first loss|`, finite and greater than 0;
         see `page_hinkley`.
@@ -339,7 +341,7 @@ def salera(
 def spalera(
     learning_rate: optax.ScalarOrSchedule,
     alpha: ArrayLike = 0.1,
-    gain: ArrayLike = 2.11e-8,
+    gain: optax.ScalarOrSchedule = 2.11e-8,
     *,
     smoothing: ArrayLike = 0.1,
     threshold: ArrayLike = 0.1,
@@ -371,8 +373,8 @@ def spalera(
     Args:
       learning_rate: initial rate eta_0 or an Optax schedule; see `alera`.
       alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.1.
-      gain: step of log(rate) per standard deviation, finite and at least 0; the default is the
-        paper's robust C = 3e-8 in units of the exact deviation.
+      gain: step of log(rate) per standard deviation, finite and at least 0, or an Optax schedule of
+        it; the default is the paper's robust C = 3e-8 in units of the exact deviation.
       smoothing: as in `salera`.
       threshold: as in `salera`.
       factor: as in `salera`.
@@ -430,7 +432,7 @@ def spalera(
 def ag_adam(
     learning_rate: optax.ScalarOrSchedule,
     alpha: ArrayLike = 0.001,
-    gain: ArrayLike = 2.12e-6,
+    gain: optax.ScalarOrSchedule = 2.12e-6,
     *,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -453,7 +455,8 @@ def ag_adam(
     Args:
       learning_rate: initial rate eta_0 or an Optax schedule.
       alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.001.
-      gain: step of log(rate) per standard deviation, finite and at least 0; see `alera`.
+      gain: step of log(rate) per standard deviation, finite and at least 0, or an Optax schedule of
+        it; see `alera`.
       b1: decay of Adam's first moment, in [0, 1].
       b2: decay of Adam's second moment, in [0, 1].
       eps: Adam's epsilon, added to the root of the second moment (that of ALERA is 1e-6).

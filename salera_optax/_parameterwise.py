@@ -15,6 +15,7 @@ from salera_optax._alera import (
     AxisName,
     bounded,
     check_rate_law,
+    gain_at,
     incremented,
     real_size,
     scaled,
@@ -35,17 +36,19 @@ class ScaleByParameterwiseAleraState(NamedTuple):
       path: exponential average of the normalized gradient, like the parameters, float32 or wider.
       log_rate: logarithm of the rate multiplier of every coordinate, like the parameters, real.
       base_state: state of the base transformation.
+      count: int32 scalar, all steps, the argument of a schedule of the gain (None without one).
     """
 
     step: jax.Array
     path: Any
     log_rate: Any
     base_state: Any
+    count: Any = None
 
 
 def scale_by_parameterwise_alera(
     alpha: ArrayLike = 0.1,
-    gain: ArrayLike = 2.11e-8,
+    gain: optax.ScalarOrSchedule = 2.11e-8,
     *,
     std: Std = "exact",
     base: optax.GradientTransformation | None = None,
@@ -61,7 +64,8 @@ def scale_by_parameterwise_alera(
 
     Args:
       alpha: memory rate of the path, in (0, 1].
-      gain: step of the logarithm of a rate per standard deviation, finite and at least 0.
+      gain: step of the logarithm of a rate per standard deviation, finite and at least 0, or an
+        Optax schedule of it; see `alera`.
       std: "exact" for `path_std(alpha, N) / sqrt(N)`, "authors" for `alpha / N` of the published
         code.
       base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
@@ -101,6 +105,7 @@ def scale_by_parameterwise_alera(
             path=jax.tree.map(lambda p: zeros_like(p, jnp.result_type(p, jnp.float32)), params),
             log_rate=jax.tree.map(lambda p: zeros_like(p, statistics_dtype(p)), params),
             base_state=inner.init(params),
+            count=jnp.zeros((), jnp.int32) if callable(gain) else None,
         )
 
     def update_fn(
@@ -111,6 +116,7 @@ def scale_by_parameterwise_alera(
         step = incremented(state.step)
         direction, base_state = inner.update(updates, state.base_state, params, **extra_args)
         dtype = statistics_dtype(state.path)
+        gain_now, count = gain_at(gain, state.count, dtype)
         memory = jnp.asarray(alpha, dtype)
         total = sum(real_size(leaf, axis_name) for leaf in jax.tree.leaves(state.path))
 
@@ -124,7 +130,7 @@ def scale_by_parameterwise_alera(
             # A complex coordinate covers two of the `total` real dimensions.
             share = (2 if jnp.iscomplexobj(p) else 1) / total
             z = agreement(squared_modulus(p), memory, step, total, std, share)
-            return jnp.asarray(bounded(log_rate + jnp.asarray(gain, dtype) * z), log_rate.dtype)
+            return jnp.asarray(bounded(log_rate + gain_now * z), log_rate.dtype)
 
         log_rate = jax.tree.map(adapted, state.log_rate, path)
         direction = jax.tree.map(
@@ -133,6 +139,6 @@ def scale_by_parameterwise_alera(
             log_rate,
             direction if params is None else params,
         )
-        return direction, ScaleByParameterwiseAleraState(step, path, log_rate, base_state)
+        return direction, ScaleByParameterwiseAleraState(step, path, log_rate, base_state, count)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

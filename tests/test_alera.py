@@ -36,6 +36,36 @@ def test_two_parameterwise_steps_by_hand():
     np.testing.assert_allclose(state.log_rate, expected, rtol=1e-5)
 
 
+RATE_LAWS = (salera_optax.scale_by_alera, salera_optax.scale_by_parameterwise_alera)
+
+
+@pytest.mark.parametrize("make", RATE_LAWS)
+def test_a_schedule_of_the_gain_is_read_at_every_step(make):
+    grads = jnp.array([3.0, 4.0])
+    scheduled, small, large = (
+        make(0.1, gain) for gain in (optax.piecewise_constant_schedule(0.01, {3: 10.0}), 0.01, 0.1)
+    )
+    state, expected = scheduled.init(grads), small.init(grads)
+    for step in range(6):
+        _, state = scheduled.update(grads, state)
+        _, expected = (small if step < 3 else large).update(grads, expected)
+        for rate, other in zip(
+            *map(jax.tree.leaves, (state.log_rate, expected.log_rate)), strict=True
+        ):
+            np.testing.assert_allclose(rate, other, rtol=1e-6)
+    assert state.count == 6
+
+
+@pytest.mark.parametrize("make", RATE_LAWS)
+def test_a_forgotten_path_leaves_the_schedule_of_the_gain_where_it_is(make):
+    tx = make(0.1, optax.constant_schedule(0.01))
+    state = tx.init(jnp.ones(2))
+    for _ in range(3):
+        _, state = tx.update(jnp.ones(2), state)
+    forgotten = salera_optax.forget_path(state)
+    assert (forgotten.step, forgotten.count) == (0, 3)
+
+
 def test_the_rate_rises_while_gradients_agree_and_falls_while_they_alternate():
     tx = salera_optax.scale_by_alera(0.1, 0.01)
     for sign, direction in ((1.0, 1), (-1.0, -1)):
