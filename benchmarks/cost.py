@@ -114,7 +114,7 @@ def optimizer_costs(parameters: int, rounds: int) -> tuple[list[dict[str, Any]],
       least that an update must move, and `traffic_bytes`, what the compiled one reads and writes
       as XLA counts it; `step_seconds`, `update_seconds` and, where there is a guard,
       `alarm_seconds`; and `..._ratio`, the median over the rounds of each by Adam's. And the
-      bytes a second that the device moves between the updates in `y + 2 x`, in place.
+      bandwidth in bytes a second, that of `y + 2 x` in place, in turn with the updates.
     """
     params = network(parameters)
     makers = {name: make() for name, make in OPTIMIZERS.items()}

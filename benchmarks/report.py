@@ -97,6 +97,19 @@ def write_report(runs: pd.DataFrame, folder: Path, catastrophe: Sequence[Log] = 
         "as the mean over the seeds; a run has failed when it is wrong on more than 80 % or its "
         "loss is not finite. A problem is a data set, a model, the size of a minibatch in % of the "
         "training set, and the number of epochs. What has not been run is left empty.",
+    ]
+    if not runs.empty:
+        parts += _overview(runs)
+    parts += [*_pictures(runs, by_divisor, folder, catastrophe), *_gains(by_gain)]
+    for problem, same in runs.groupby(_PROBLEM):
+        parts += _section(problem, same, folder)
+    text = "\n\n".join(part for part in parts if part)
+    (folder / "README.md").write_text(text + "\n", encoding="utf-8")
+
+
+def _overview(runs: pd.DataFrame) -> list[str]:
+    """The tables over all problems."""
+    return [
         "## The best of each optimizer",
         "Table 1 of the paper: the least error over all settings and initial rates.",
         _best_by_problem(runs),
@@ -112,13 +125,7 @@ def write_report(runs: pd.DataFrame, folder: Path, catastrophe: Sequence[Log] = 
         "settings of the paper, one seed for each.",
         _failures(_of_the_paper(_compared(runs))),
         _notes(_compared(runs)),
-        *_pictures(runs, by_divisor, folder, catastrophe),
-        *_gains(by_gain),
     ]
-    for problem, same in runs.groupby(_PROBLEM):
-        parts += _section(problem, same, folder)
-    text = "\n\n".join(part for part in parts if part)
-    (folder / "README.md").write_text(text + "\n", encoding="utf-8")
 
 
 def _notes(runs: pd.DataFrame) -> str:
@@ -132,9 +139,9 @@ def _compared(runs: pd.DataFrame) -> pd.DataFrame:
     return long[long.groupby("problem")["optimizer"].transform("nunique") > 1]
 
 
-def _of_the_paper(runs: pd.DataFrame) -> pd.DataFrame:
+def _of_the_paper(runs: pd.DataFrame, by: Sequence[str] = ("optimizer", "problem")) -> pd.DataFrame:
     """Without the runs of an optimizer at its defaults, where it was run at chosen settings."""
-    has_settings = (runs["setting"] != "").groupby(runs["optimizer"]).transform("any")
+    has_settings = (runs["setting"] != "").groupby([runs[name] for name in by]).transform("any")
     return runs[(runs["setting"] != "") | ~has_settings]
 
 
@@ -190,7 +197,7 @@ def _pictures(
         yield "## Test error by epoch"
         yield "Each optimizer at the setting and initial rate that are best on the problem."
         yield "![Test error by epoch](curves.png)"
-        yield _notes(runs)
+        yield _notes(runs[runs["problem"].isin(curves)])
     figures.save_dividing_cost(measured, folder / "divisor.png")
     yield "## The dividing factor"
     yield (
@@ -248,7 +255,7 @@ def _best_by_problem(runs: pd.DataFrame) -> str:
 
 def _robust_over_problems(runs: pd.DataFrame) -> str:
     """The setting of each optimizer with the least sum of ranks, and its errors."""
-    cells = _settings(_of_the_paper(runs), [*_PROBLEM, "problem", *_SETTING])
+    cells = _settings(_of_the_paper(runs, ["optimizer"]), [*_PROBLEM, "problem", *_SETTING])
     problems = list(cells.sort_values(_PROBLEM)["problem"].unique())
     errors = cells.pivot(index=_SETTING, columns="problem", values="error")[problems]
     best = []
@@ -338,22 +345,30 @@ def _gains(runs: pd.DataFrame) -> Iterator[str]:
         return
     yield "## The gain"
     yield (
-        "The defaults, but for the gain (its first column is the default): the errors at the best "
-        "and at the worst initial rate, as the median over the seeds, and in parentheses the most "
-        "alarms of a run. From 1e-5 to 10 by half decades; on CIFAR-10 with m2 and m4b by decades."
+        "The defaults, but for the gain: the errors at the best and at the worst initial rate, as "
+        "the median over the seeds, and in parentheses the most alarms of a run."
     )
     by = ["optimizer", *_PROBLEM, "problem", "gain", "learning_rate"]
-    rates = runs.groupby(by).agg(error=("error", "median"), alarms=("alarms", "max"))
-    cells = rates.groupby(by[:-1]).agg(
-        best=("error", "min"), worst=("error", "max"), alarms=("alarms", "max")
+    rates = runs.groupby(by).agg(
+        error=("error", "median"), alarms=("alarms", "max"), seeds=("seed", "nunique")
     )
+    cells = rates.groupby(by[:-1]).agg(
+        best=("error", "min"),
+        worst=("error", "max"),
+        alarms=("alarms", "max"),
+        rates=("error", "size"),
+        seeds=("seeds", "min"),
+    )
+    cells = cells.reset_index().set_index([*by[:-2], "rates", "seeds", "gain"])
     shown = cells.apply(
         lambda cell: f"{cell['best']:.2f} to {cell['worst']:.2f} ({cell['alarms']:.0f})", axis=1
     )
     for optimizer, texts in shown.groupby(level="optimizer"):
         wide = texts.unstack("gain").droplevel(["optimizer", *_PROBLEM])
         wide.columns = [f"{gain:.3g}" for gain in wide.columns]
-        yield _numbers(wide.rename_axis(str(optimizer)))
+        shape = wide.index.to_frame(index=False)[["rates", "seeds"]].set_axis(wide.index)
+        wide = shape.join(wide).droplevel(["rates", "seeds"])
+        yield _numbers(wide.rename_axis(str(optimizer)).fillna(""))
     yield _notes(runs)
 
 

@@ -187,8 +187,8 @@ def alera(
         paper's robust setting is 0.01.
       gain: step of log(rate) per standard deviation, finite and at least 0. The default is the
         paper's robust C = 3e-6 in units of the exact deviation (C alone is for `std="authors"`).
-        The first knob to turn: ten times more follows faster and explodes sooner. An Optax schedule
-        of it sees all steps, those before an alarm too, but alarms themselves are none.
+        The first knob to turn: ten times more follows faster, and explodes without a guard. A
+        schedule of it sees all steps, those before an alarm too; alarms themselves are none.
       groups: leaves that share a rate: None for one per leaf; a pytree of strings that is a prefix
         of the parameters (`"all"` alone is one rate for everything); or a function from
         parameters to one, such as `by_module` (the paper's layers).

@@ -221,7 +221,8 @@ def page_hinkley(
       than ten times the largest recent one) may not be the rate's fault: it multiplies by `factor`
       too, but down to 2^-10 only, and the steps grow back, twofold in 100 quiet steps. Where the
       first step behind an alarm ends in the next, three times in succession, the steps are far too
-      long: the third multiplies by `factor` cubed, for good.
+      long: the third multiplies by `factor` cubed for good, and takes back up to two of the factors
+      that would have grown back. With the published detector a rise stays a single `factor`.
     * Alarms in a row, with no step between them, shrink once. However many bad minibatches come in
       a row, the parameters stay finite and the training goes on behind them.
 
@@ -286,7 +287,7 @@ def page_hinkley(
 
     Source: arXiv 1709.01427, Section 3.2, Algorithm 1. Deviations: the rollback is performed, the
     inner state can be restored, non-finite values alarm, the authors' stop below a rate of 1e-15
-    is a floor, and the robust detector.
+    is a floor, the robust detector, and what bad minibatches and alarms in succession shrink.
     """
     _check_arguments(inner, smoothing, threshold, factor, on_alarm, detector, axis_name)
     guarded = optax.with_extra_args_support(inner)
@@ -420,9 +421,9 @@ def _shrunk(
     A catastrophe shrinks the scale for good. A bad minibatch may not be the rate's fault: it lowers
     the recovery factor, which comes back. But where the first step behind an alarm ends in the next
     alarm three times in succession, the steps are far too long: that shrinks the scale by factor^3
-    for good, and the recovery factor gets back what the first two took from it. Of the published
-    test such a third alarm only makes good what the first two took. Nothing shrinks twice before a
-    loss has been accepted: no step was taken in between.
+    for good, and the recovery factor gets up to factor^-2 back. With the published detector the
+    scale takes over no more than the recovery factor has lost. Nothing shrinks twice before a loss
+    has been accepted: no step was taken in between.
     """
     shrink = alarm & ((state.detector.n > 0) | (state.alarms == 0))
     again = (state.detector.n == 1) & (state.alarms > 0)

@@ -138,9 +138,9 @@ def test_the_command_runs_a_slice_and_reports_on_it(tmp_path: Path):
     assert (tmp_path / "robustness-digits-m0-0.01-2.png").stat().st_size > 10_000
 
 
-def add_result(results: Results, one: Run, errors: list[float]) -> None:
+def add_result(results: Results, one: Run, errors: list[float], alarms: int = 1) -> None:
     how = {"devices": 1, "device": "cpu", "precision": "float32"}
-    each = {"train_loss": [1.0] * one.epochs, "alarms": [1] * one.epochs}
+    each = {"train_loss": [1.0] * one.epochs, "alarms": [alarms] * one.epochs}
     results.add(one, {"test_error": errors, **each, **how})
 
 
@@ -210,18 +210,18 @@ def test_runs_with_several_factors_are_compared_apart_from_the_others(tmp_path: 
 def test_runs_with_several_gains_are_compared_apart_from_the_others(tmp_path: Path):
     results = Results(tmp_path / "runs")
     for gain, rate, errors in (
-        (1e-6, 0.1, (0.2, 0.4, 0.3)),
+        (1e-6, 0.1, (0.2, 0.5, 0.3)),
         (1e-6, 1.0, (0.6, 0.9, 0.5)),
         (1e-5, 0.1, (0.25,)),
     ):
         for seed, error in enumerate(errors):
             run = a_run("salera", seed=seed, gain=gain, learning_rate=rate)
-            add_result(results, run, [1.0, error])
-    add_result(results, a_run("adam"), [1.0, 0.4])
+            add_result(results, run, [1.0, error], alarms=seed)
     write_report(table(results), tmp_path)
-    assert rows_of(tmp_path, "salera") == [["salera", "1e-06", "1e-05"]]
+    assert rows_of(tmp_path, "salera") == [["salera", "rates", "seeds", "1e-06", "1e-05"]]
     assert rows_of(tmp_path, "digits m0 5 %, 2") == [
-        ["digits m0 5 %, 2", "30.00 to 60.00 (2)", "25.00 to 25.00 (2)"]
+        ["digits m0 5 %, 2", "1", "1", "", "25.00 to 25.00 (0)"],
+        ["digits m0 5 %, 2", "2", "3", "30.00 to 60.00 (4)", ""],
     ]
 
 
