@@ -52,6 +52,7 @@ def _paper(alera: Callable[[float, float], tuple[Any, Any]]) -> dict[str, Axes]:
 
 
 _ALL = ((0.001, 0.01, 0.1, 0.25), (3e-8, 3e-7, 3e-6, 3e-5))
+_GAINS = (2.12e-6, 6.7e-6, 2.12e-5, 6.7e-5)
 _PEERS: dict[str, Axes] = {"nag": {"momentum": (0.9,)}, "adagrad": {}, "adam": {}}
 
 SLICES = {
@@ -72,8 +73,8 @@ SLICES = {
     "gain": Slice(
         _HALF_DECADES,
         {
-            "salera": {"gain": (2.12e-6, 6.7e-6, 2.12e-5, 6.7e-5)},
-            "alera": {"gain": (2.12e-6, 6.7e-6, 2.12e-5, 6.7e-5)},
+            "salera": {"gain": _GAINS},
+            "alera": {"gain": _GAINS},
             "spalera": {"gain": (2.11e-8, 2.11e-7, 2.11e-6, 2.11e-5)},
         },
     ),

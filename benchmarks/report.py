@@ -109,6 +109,7 @@ def write_report(runs: pd.DataFrame, folder: Path, catastrophe: Sequence[Log] = 
 
 def _overview(runs: pd.DataFrame) -> list[str]:
     """The tables over all problems."""
+    compared = _compared(runs)
     return [
         "## The best of each optimizer",
         "Table 1 of the paper: the least error over all settings and initial rates.",
@@ -123,8 +124,8 @@ def _overview(runs: pd.DataFrame) -> list[str]:
         "## Failed runs",
         "Over all problems of 20 epochs that several optimizers have run, at the initial rates and "
         "settings of the paper, one seed for each.",
-        _failures(_of_the_paper(_compared(runs))),
-        _notes(_compared(runs)),
+        _failures(_of_the_paper(compared)),
+        _notes(compared),
     ]
 
 
@@ -359,15 +360,14 @@ def _gains(runs: pd.DataFrame) -> Iterator[str]:
         rates=("error", "size"),
         seeds=("seeds", "min"),
     )
-    cells = cells.reset_index().set_index([*by[:-2], "rates", "seeds", "gain"])
-    shown = cells.apply(
-        lambda cell: f"{cell['best']:.2f} to {cell['worst']:.2f} ({cell['alarms']:.0f})", axis=1
-    )
-    for optimizer, texts in shown.groupby(level="optimizer"):
-        wide = texts.unstack("gain").droplevel(["optimizer", *_PROBLEM])
+    cells["shown"] = [
+        f"{cell.best:.2f} to {cell.worst:.2f} ({cell.alarms})" for cell in cells.itertuples()
+    ]
+    rows = [*_PROBLEM, "problem", "rates", "seeds"]
+    for optimizer, same in cells.reset_index().groupby("optimizer"):
+        wide = same.pivot(index=rows, columns="gain", values="shown")
         wide.columns = [f"{gain:.3g}" for gain in wide.columns]
-        shape = wide.index.to_frame(index=False)[["rates", "seeds"]].set_axis(wide.index)
-        wide = shape.join(wide).droplevel(["rates", "seeds"])
+        wide = wide.reset_index().drop(columns=_PROBLEM).set_index("problem")
         yield _numbers(wide.rename_axis(str(optimizer)).fillna(""))
     yield _notes(runs)
 
