@@ -1,8 +1,9 @@
 """Learning rates that tune themselves, and training runs that are never lost: SALERA for Optax."""
 
-from salera_optax._alera import ScaleByAleraState, by_module, scale_by_alera
+from salera_optax._alera import ScaleByAleraState, scale_by_alera
 from salera_optax._aliases import ag_adam, alera, forget_path, salera, spalera
 from salera_optax._calibrate import Calibration, calibrate
+from salera_optax._groups import by_module
 from salera_optax._metrics import metrics
 from salera_optax._multi_steps import MultiSteps, MultiStepsState
 from salera_optax._page_hinkley import PageHinkleyState, page_hinkley

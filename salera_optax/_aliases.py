@@ -9,16 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from salera_optax._alera import (
-    AxisName,
-    Groups,
-    ScaleByAleraState,
-    incremented,
-    scale_by_alera,
-    scaled,
-    statistics_dtype,
-)
+from salera_optax._alera import ScaleByAleraState, scale_by_alera
+from salera_optax._arrays import incremented, scaled, statistics_dtype
 from salera_optax._detector import Detector
+from salera_optax._devices import AxisName
+from salera_optax._groups import Groups
 from salera_optax._page_hinkley import page_hinkley
 from salera_optax._parameterwise import ScaleByParameterwiseAleraState, scale_by_parameterwise_alera
 from salera_optax._random_walk import Std

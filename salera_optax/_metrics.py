@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from salera_optax._alera import ScaleByAleraState, leaf_labels
+from salera_optax._alera import ScaleByAleraState
 from salera_optax._aliases import LearningRateState
+from salera_optax._groups import leaf_labels
 from salera_optax._page_hinkley import PageHinkleyState
 from salera_optax._parameterwise import ScaleByParameterwiseAleraState
 from salera_optax._validation import leaf_name

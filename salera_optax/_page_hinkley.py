@@ -16,17 +16,17 @@ import optax
 from jax.typing import ArrayLike
 
 from salera_optax import _detector
-from salera_optax._alera import (
-    AxisName,
-    as_names,
+from salera_optax._arrays import (
+    copied,
     incremented,
+    like,
     scaled,
+    select,
     squared_norms,
     statistics_dtype,
-    summed,
-    varying,
 )
 from salera_optax._detector import DETECTORS, Detector, DetectorState
+from salera_optax._devices import AxisName, as_names, summed, varying
 from salera_optax._validation import (
     check_axis_name,
     check_choice,
@@ -87,22 +87,6 @@ class PageHinkleyState(NamedTuple):
     inner_state: Any
 
 
-def copied(tree: Any) -> Any:
-    """A copy that shares no buffer, so that both may be donated."""
-    return jax.tree.map(
-        lambda x: (
-            jnp.zeros(x.shape, x.dtype)
-            if isinstance(x, jax.ShapeDtypeStruct)
-            else jnp.array(x, copy=True)
-        ),
-        tree,
-    )
-
-
-def select(condition: jax.Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
-
-
 def _fused(hold: jax.Array, go: Any, keep: Any, *operands: Any) -> Any:
     """The result of `keep` where `hold`, else of `go`; and where both start, `operands[2]`.
 
@@ -120,11 +104,6 @@ def _branched(hold: jax.Array, go: Any, keep: Any, updates: Any, inner: Any, *pa
     # XLA copies every buffer unless the branch that returns its operands untouched is branch 0,
     # the false one.
     return *jax.lax.cond(~hold, go, keep, updates, inner, *params), params[0]
-
-
-def like(new: jax.Array, old: jax.Array) -> jax.Array:
-    """`new` in the dtype of `old`: Optax lets a state drift to the dtype of the gradients."""
-    return new if jnp.result_type(new) == jnp.result_type(old) else jnp.asarray(new, old.dtype)
 
 
 def _differs(a: Any, b: Any, axis_name: AxisName) -> jax.Array:

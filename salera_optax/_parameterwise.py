@@ -11,11 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from salera_optax._alera import (
-    AxisName,
-    bounded,
-    check_rate_law,
-    gain_at,
+from salera_optax._alera import bounded, check_rate_law, gain_at
+from salera_optax._arrays import (
     incremented,
     real_size,
     scaled,
@@ -24,6 +21,7 @@ from salera_optax._alera import (
     statistics_dtype,
     zeros_like,
 )
+from salera_optax._devices import AxisName
 from salera_optax._random_walk import Std, agreement
 from salera_optax._validation import check_params, check_same_tree, check_state
 

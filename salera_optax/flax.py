@@ -16,7 +16,8 @@ from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training import train_state
 from jax.typing import ArrayLike
 
-from salera_optax._page_hinkley import PageHinkleyState, copied, like, select
+from salera_optax._arrays import copied, like, select
+from salera_optax._page_hinkley import PageHinkleyState
 from salera_optax._step import guards, restored, stepped
 from salera_optax._validation import check_same_tree
 

@@ -1,0 +1,96 @@
+"""Arrays and trees of them: dtypes, norms, copies."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from salera_optax._devices import AxisName, shards, summed
+
+
+def statistics_dtype(params: Any) -> Any:
+    """The real dtype of scalars about `params`: float32, or float64 where a leaf is that wide."""
+    return np.finfo(jnp.result_type(jnp.float32, *jax.tree.leaves(params))).dtype
+
+
+def zeros_like(x: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Zeros of the shape and, also under `jit`, of the sharding of `x`, which may be abstract."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return jnp.zeros(x.shape, dtype)
+    # Plain zeros do not depend on `x`, and what does not, the partitioner may lay out as it likes.
+    return jnp.where(False, jnp.real(x), 0).astype(dtype)
+
+
+@jax.jit
+def _squared_norm(leaf: ArrayLike) -> jax.Array:
+    """|.|^2 of one leaf, in one pass.
+
+    On CPUs XLA would sum a gradient whose dimensions are no multiples of 32 by windows, in six
+    times the time, without the `jit`; and write the squares to memory, when an optimizer such as
+    Adam needs them as well, without the barrier.
+    """
+    return jnp.sum(squared_modulus(jax.lax.optimization_barrier(leaf)))
+
+
+def squared_norms(tree: Any, axis_name: AxisName = None, like: Any = None) -> list[jax.Array]:
+    """|.|^2 summed over every leaf, in float32 or wider, and over the devices of `axis_name`.
+
+    There a leaf counts once as a whole: the parts of one that is sharded are added, the copies of
+    one that is replicated are averaged; `like`, of the same structure, tells which it is.
+    """
+    norms = [_squared_norm(leaf) for leaf in jax.tree.leaves(tree)]
+    if axis_name is None or not norms:
+        return norms
+    devices = jax.lax.axis_size(axis_name)
+    parts = [
+        norm * shards(leaf, axis_name) / devices
+        for norm, leaf in zip(norms, jax.tree.leaves(like), strict=True)
+    ]
+    return list(summed(jnp.stack(parts), axis_name))
+
+
+def squared_modulus(x: ArrayLike) -> jax.Array:
+    """|x|^2, elementwise, real, in float32 or wider."""
+    x = jnp.asarray(x, jnp.result_type(x, jnp.float32))
+    return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
+
+
+def real_size(leaf: ArrayLike, axis_name: AxisName) -> int:
+    """Number of real coordinates on all devices of `axis_name`: a complex one counts as two."""
+    local = jnp.size(leaf) * (2 if jnp.iscomplexobj(leaf) else 1)
+    return local if axis_name is None else local * shards(leaf, axis_name)
+
+
+def scaled(update: ArrayLike, factor: jax.Array, like: ArrayLike) -> jax.Array:
+    """`factor * update`, computed in float32 or wider and returned in the dtype of `like`."""
+    wide = jnp.asarray(update, jnp.result_type(update, jnp.float32))
+    return jnp.asarray(factor * wide, jnp.result_type(like))
+
+
+def incremented(count: jax.Array) -> jax.Array:
+    """The count plus one, which stays at the largest integer."""
+    return jnp.asarray(optax.safe_increment(count))
+
+
+def copied(tree: Any) -> Any:
+    """A copy that shares no buffer, so that both may be donated."""
+    return jax.tree.map(
+        lambda x: (
+            jnp.zeros(x.shape, x.dtype)
+            if isinstance(x, jax.ShapeDtypeStruct)
+            else jnp.array(x, copy=True)
+        ),
+        tree,
+    )
+
+
+def select(condition: jax.Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
+
+
+def like(new: jax.Array, old: jax.Array) -> jax.Array:
+    """`new` in the dtype of `old`: Optax lets a state drift to the dtype of the gradients."""
+    return new if jnp.result_type(new) == jnp.result_type(old) else jnp.asarray(new, old.dtype)

@@ -1,0 +1,39 @@
+"""Axes of devices, in `shard_map` and `pmap`: names, sizes, and sums over them."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+AxisName = str | tuple[str, ...] | None  # of the devices in shard_map or pmap
+
+
+def as_names(axis_name: AxisName) -> tuple[str, ...]:
+    """The names, none for None."""
+    if axis_name is None:
+        return ()
+    return axis_name if isinstance(axis_name, tuple) else (axis_name,)
+
+
+def varying(x: Any) -> frozenset[str]:
+    """The axes of `shard_map` over which `x` differs between the devices, by its type."""
+    return frozenset(jax.typeof(x).manual_axis_type.varying)
+
+
+def shards(leaf: ArrayLike, axis_name: AxisName) -> int:
+    """In how many parts the devices of `axis_name` hold `leaf`."""
+    return math.prod(
+        jax.lax.axis_size(name) for name in as_names(axis_name) if name in varying(leaf)
+    )
+
+
+def summed(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """The sum of `x` over the devices of `axis_name`, if there is one."""
+    if axis_name is None:
+        return x
+    missing = tuple(name for name in as_names(axis_name) if name not in varying(x))
+    if 0 < len(missing) < len(as_names(axis_name)):  # psum takes all or none
+        x = jax.lax.pcast(x, missing, to="varying")
+    return jnp.asarray(jax.lax.psum(x, axis_name))
