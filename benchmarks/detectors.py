@@ -1,7 +1,6 @@
 """Detectors of a loss that goes wrong: those of this library, and others to compare them with."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from salera_optax import _detector
+import salera_optax
 
 Alarms = npt.NDArray[np.bool_]
 _AT_ONCE = 1024  # streams in one program
@@ -44,15 +43,14 @@ def _scanned(init: Callable[[], Any], step: Step) -> Detector:
     return Detector(alarms)
 
 
-def _ours(kind: _detector.Detector, smoothing: float) -> Detector:
-    """The library's, behind a rollback, with a gradient that never stands out."""
+def _ours(detector: salera_optax.Detector) -> Detector:
+    """The library's, with a gradient that never stands out."""
 
-    def step(state: _detector.DetectorState, loss: jax.Array) -> tuple[Any, jax.Array]:
-        one = jnp.ones(())
-        verdict, state = _detector.observe(state, loss, one, smoothing, 0.1, kind, rollback=True)
-        return state, verdict.catastrophe | verdict.outlier
+    def step(state: Any, loss: jax.Array) -> tuple[Any, jax.Array]:
+        verdict, state = detector.observe(state, loss, jnp.ones(()))
+        return state, verdict.alarm
 
-    return _scanned(partial(_detector.init, jnp.float32), step)
+    return _scanned(lambda: detector.init(jnp.float32), step)
 
 
 def stands_out(
@@ -126,10 +124,10 @@ def _river(name: str, share: float, **arguments: Any) -> Detector:
 
 
 DETECTORS: dict[str, Detector] = {
-    "robust": _ours("robust", 0.1),
-    "published, smoothing 0.01": _ours("published", 0.01),
-    "published, smoothing 0.1": _ours("published", 0.1),
-    "published, smoothing 1": _ours("published", 1.0),
+    "robust": _ours(salera_optax.robust()),
+    "published, smoothing 0.01": _ours(salera_optax.published(0.01)),
+    "published, smoothing 0.1": _ours(salera_optax.published(0.1)),
+    "published, smoothing 1": _ours(salera_optax.published(1.0)),
     "mean + 6 deviations of 128": _deviations(),
     "CUSUM": _cusum(),
     "river PageHinkley": _river("PageHinkley", 1 / 16, mode="up"),

@@ -22,7 +22,20 @@ EVERY = 5  # steps between two evaluations
 BATCH = 64
 _COUNT = 2  # replicas
 _FOR_GOOD = 2**30  # steps
-_KINDS = ("images", "labels", "rate", "ramp", "nan", "nan on one replica", "gradient", "weight")
+_KINDS = (
+    "images",
+    "labels",
+    "rate",
+    "ramp",
+    "nan",
+    "nan on one replica",
+    "nan at random",
+    "gradient",
+    "gradients",
+    "weight",
+    "loss",
+)
+_PERIOD = 100  # steps, of a wave on the loss
 _TOP_OF_EXPONENT = 1 << 30  # of a float32
 
 
@@ -31,9 +44,10 @@ class Fault(NamedTuple):
 
     Attributes:
       kind: what is struck: one of `images`, `labels`, `rate`, `ramp`, `nan`, `nan on one replica`,
-        `gradient` and `weight`.
+        `nan at random`, `gradient`, `gradients`, `weight` and `loss`.
       length: steps that it lasts; 0 is no fault.
-      size: by what images or rate are multiplied, the rate of a ramp in every step anew.
+      size: by what images, gradients or rate are multiplied, the rate of a ramp in every step anew;
+        the share of minibatches that are NaN at random; the height of a wave on the loss.
       text: the same for people.
     """
 
@@ -54,6 +68,16 @@ FAULTS: dict[str, Fault] = {
         "ramp", _FOR_GOOD, 2**0.02, "the learning rate doubles every 50 steps, to the end"
     ),
     "NaN loss": Fault("nan", 1, 1, "one minibatch is NaN: its loss and its gradient"),
+    "NaN at 2 %": Fault(
+        "nan at random", _FOR_GOOD, 0.02, "of all minibatches from here on, 2 % are NaN"
+    ),
+    "NaN at 10 %": Fault("nan at random", _FOR_GOOD, 0.1, "the same, 10 %"),
+    "gradients x 20": Fault(
+        "gradients", _FOR_GOOD, 20, "all gradients are 20 times as large, for good"
+    ),
+    "periodic loss": Fault(
+        "loss", _FOR_GOOD, 0.5, "a wave of height 0.5 and period 100 lies on the loss, for good"
+    ),
     "infinite gradient": Fault(
         "gradient", 1, 1, "one coordinate of one gradient is infinite, the loss is not"
     ),
@@ -165,7 +189,8 @@ def _faulty_step(
     labels = jnp.where(struck("labels"), noise, batch.labels)
     here = struck("nan on one replica") & (jax.lax.axis_index(REPLICAS) == 0)
     images = batch.inputs * jnp.where(struck("images"), case.size, 1)
-    images = jnp.where(struck("nan") | here, jnp.nan, images)
+    often = struck("nan at random") & (jax.random.uniform(jax.random.fold_in(key, 1)) < case.size)
+    images = jnp.where(struck("nan") | often | here, jnp.nan, images)
     params = _one_weight(params, key, lambda w: jnp.where(struck("weight"), _flipped(w), w))
 
     def minibatch_loss(params: Any) -> jax.Array:
@@ -175,6 +200,9 @@ def _faulty_step(
     loss, grads = jax.value_and_grad(minibatch_loss)(params)
     grads = jax.lax.pmean(grads, REPLICAS)
     grads = _one_weight(grads, key, lambda g: jnp.where(struck("gradient"), jnp.inf, g))
+    grads = jax.tree.map(lambda g: g * jnp.where(struck("gradients"), case.size, 1), grads)
+    wave = case.size * jnp.sin(2 * jnp.pi * since / _PERIOD)
+    loss += jnp.where(struck("loss"), wave, 0)
     rate = guard.learning_rate * jnp.where(struck("rate"), case.size, 1)
     rate *= jnp.where(struck("ramp"), case.size ** (since + 1), 1)
     return salera_optax.step(guard.make(rate, ratio), grads, state, params, value=loss)

@@ -70,7 +70,8 @@ def skip_step(
         step, place = state.step, state.step % _WINDOW
         skip = stands_out(loss, state.losses, step) | stands_out(norm, state.norms, step)
         moves, after = guarded.update(updates, state.inner_state, params, **extra_args)
-        return jax.tree.map(lambda u: jnp.where(skip, 0, u), moves), SkipStepState(
+        # They multiply by 0 or 1, and zero times NaN is NaN.
+        return jax.tree.map(lambda u: jnp.where(skip, 0, 1) * u, moves), SkipStepState(
             alarm=skip,
             step=step + 1,
             losses=state.losses.at[place].set(loss),
@@ -116,12 +117,23 @@ GUARDS: dict[str, Guard] = {
     ),
     "Page-Hinkley, published": Guard(
         lambda rate, ratio: salera_optax.page_hinkley(
-            optax.adam(rate), detector="published", smoothing=ratio, axis_name=REPLICAS
+            optax.adam(rate), salera_optax.published(ratio), axis_name=REPLICAS
         ),
         alarm=_alarm,
     ),
     "page_hinkley(adam)": Guard(
         lambda rate, _: salera_optax.page_hinkley(optax.adam(rate), axis_name=REPLICAS),
+        alarm=_alarm,
+    ),
+    "without snapshot": Guard(
+        lambda rate, _: salera_optax.page_hinkley(
+            optax.adam(rate), rollback=False, axis_name=REPLICAS
+        ),
+        alarm=_alarm,
+    ),
+    "page_hinkley(momentum)": Guard(
+        lambda rate, _: salera_optax.page_hinkley(optax.sgd(rate, 0.9), axis_name=REPLICAS),
+        0.05,
         alarm=_alarm,
     ),
     "salera(0.1)": Guard(

@@ -17,6 +17,10 @@ _MINIBATCH = 4  # examples, whose mean loss is the noise of that name
 Noise = Callable[[jax.Array, int], jax.Array]
 
 
+def _gaussian(key: jax.Array, steps: int) -> jax.Array:
+    return jax.random.normal(key, (steps,))
+
+
 def _student(key: jax.Array, steps: int) -> jax.Array:
     normal, *squares = jax.random.normal(key, (4, steps))
     scale = jnp.sqrt(jnp.square(jnp.stack(squares)).sum(0))
@@ -28,13 +32,26 @@ def _lognormal(key: jax.Array, steps: int) -> jax.Array:
     return (jnp.exp(jax.random.normal(key, (steps,))) - mean) / jnp.sqrt(variance)
 
 
-def _autoregressive(key: jax.Array, steps: int) -> jax.Array:
-    """Correlated over ten steps, as when similar examples follow one another."""
-    memory = 0.9
-    shocks = jax.random.normal(key, (steps,)) * jnp.sqrt(1 - memory**2)
-    return jnp.fft.irfft(  # a convolution with the powers of the memory
-        jnp.fft.rfft(shocks, 2 * steps) * jnp.fft.rfft(memory ** jnp.arange(steps), 2 * steps)
-    )[:steps]
+def _autoregressive(shocks: Noise, memory: float) -> Noise:
+    """Correlated over 1 / (1 - memory) steps, as when similar examples follow one another."""
+
+    def noise(key: jax.Array, steps: int) -> jax.Array:
+        scaled = shocks(key, steps) * jnp.sqrt(1 - memory**2)
+        return jnp.fft.irfft(  # a convolution with the powers of the memory
+            jnp.fft.rfft(scaled, 2 * steps) * jnp.fft.rfft(memory ** jnp.arange(steps), 2 * steps)
+        )[:steps]
+
+    return noise
+
+
+def _periodic(period: int) -> Noise:
+    """A wave with a tenth of the variance as Gaussian noise, as when a data set is sorted."""
+
+    def noise(key: jax.Array, steps: int) -> jax.Array:
+        wave = jnp.sqrt(2 * 0.9) * jnp.sin(2 * jnp.pi * jnp.arange(steps) / period)
+        return wave + jnp.sqrt(0.1) * jax.random.normal(key, (steps,))
+
+    return noise
 
 
 def _minibatch(key: jax.Array, steps: int) -> jax.Array:
@@ -45,10 +62,14 @@ def _minibatch(key: jax.Array, steps: int) -> jax.Array:
 
 
 NOISES: dict[str, Noise] = {
-    "Gaussian": lambda key, steps: jax.random.normal(key, (steps,)),
+    "Gaussian": _gaussian,
     "Student t(3)": _student,
     "lognormal(1)": _lognormal,
-    "AR(0.9)": _autoregressive,
+    "AR(0.9)": _autoregressive(_gaussian, 0.9),
+    "AR(0.99)": _autoregressive(_gaussian, 0.99),
+    "AR(0.9), t(3)": _autoregressive(_student, 0.9),
+    "period 100": _periodic(100),
+    "period 1000": _periodic(1000),
     "minibatch of 4": _minibatch,
 }
 
@@ -72,6 +93,7 @@ def _descent(step: jax.Array) -> jax.Array:
 CURVES = {
     "descent": Curve(_descent, 0.1),
     "slow descent": Curve(lambda step: FIRST * (1 + step / 50) ** -0.3, 0.1),
+    "quiet descent": Curve(_descent, 0.02),
     "plateau": Curve(lambda step: jnp.full(step.shape, FIRST), 0.1),
     "noisy plateau": Curve(lambda step: jnp.full(step.shape, FIRST), 0.5),
     "after an alarm": Curve(

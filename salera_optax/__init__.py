@@ -3,8 +3,9 @@
 from salera_optax._alera import ScaleByAleraState, scale_by_alera
 from salera_optax._aliases import ag_adam, alera, forget_path, salera, spalera
 from salera_optax._calibrate import Calibration, calibrate
+from salera_optax._detectors import Detector, Verdict, published, robust
 from salera_optax._groups import by_module
-from salera_optax._metrics import metrics
+from salera_optax._metrics import events, metrics
 from salera_optax._multi_steps import MultiSteps, MultiStepsState
 from salera_optax._page_hinkley import PageHinkleyState, page_hinkley
 from salera_optax._parameterwise import (
@@ -18,20 +19,25 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Calibration",
+    "Detector",
     "MultiSteps",
     "MultiStepsState",
     "PageHinkleyState",
     "ScaleByAleraState",
     "ScaleByParameterwiseAleraState",
+    "Verdict",
     "ag_adam",
     "alera",
     "by_module",
     "calibrate",
+    "events",
     "forget_path",
     "metrics",
     "page_hinkley",
     "path_mean",
     "path_std",
+    "published",
+    "robust",
     "salera",
     "scale_by_alera",
     "scale_by_parameterwise_alera",

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from salera_optax._alera import ScaleByAleraState, scale_by_alera
 from salera_optax._arrays import incremented, scaled, statistics_dtype
-from salera_optax._detector import Detector
+from salera_optax._detectors import Detector, published
 from salera_optax._devices import AxisName
 from salera_optax._groups import Groups
 from salera_optax._page_hinkley import page_hinkley
@@ -125,6 +125,10 @@ def _replaced(kinds: tuple[type, ...], replace: Callable[[Any], Any], state: Any
     return jax.tree.map(lambda part: replace(part) if is_one(part) else part, state, is_leaf=is_one)
 
 
+def _unchanged(inner_state: Any) -> Any:
+    return inner_state
+
+
 def _guarded(
     optimizer: optax.GradientTransformation,
     std: Std,
@@ -133,15 +137,11 @@ def _guarded(
     **arguments: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """The guard of the paper: the rates survive an alarm, and the paths are forgotten."""
-    chosen = detector
-    if chosen is None:  # Who asks for the authors' rate law gets their detector.
-        chosen = "published" if std == "authors" else "robust"
+    smoothing, threshold = arguments.pop("smoothing"), arguments.pop("threshold")
+    if detector is None and std == "authors":  # Who asks for their rate law gets their detector.
+        detector = published(smoothing, threshold)
     return page_hinkley(
-        optimizer,
-        restore_inner=False,
-        on_alarm=forget_path if reset_path else None,
-        detector=chosen,
-        **arguments,
+        optimizer, detector, on_alarm=forget_path if reset_path else _unchanged, **arguments
     )
 
 

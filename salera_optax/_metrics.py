@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from salera_optax._alera import ScaleByAleraState
 from salera_optax._aliases import LearningRateState
 from salera_optax._groups import leaf_labels
+from salera_optax._history import rows
 from salera_optax._page_hinkley import PageHinkleyState
 from salera_optax._parameterwise import ScaleByParameterwiseAleraState
 from salera_optax._validation import leaf_name
@@ -26,9 +27,13 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
 
     * `alarm`: bool, whether the last call was an alarm.
     * `alarms`: int32, alarms so far.
-    * `nonfinite`: int32, those of them from a loss or gradient that was not finite.
-    * `statistic`, `threshold`: the statistic of the test and what it is compared with, in units of
-      the loss; after an alarm the statistic has restarted.
+    * `cause`: int32, of the last alarm that is remembered: 0 none, 1 gradients in doubt, 2 a rise
+      of the loss, 3 values that are not finite.
+    * `held`: int32, calls held in a row, up to now.
+    * `holds`: int32, calls so far that took no step, alarms among them.
+    * `nonfinite`: int32, calls so far whose loss, gradient or update was not finite.
+    * `statistic`, `threshold`: the statistic of the test and what it is compared with, in
+      deviations or, of the published test, in units of the loss; after an alarm it has restarted.
     * `scale`: what alarms have left of the steps, in (0, 1].
 
     ALERA has ``learning_rate/<group>`` for every group of leaves: the rate multiplier times what
@@ -48,7 +53,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
       >>> tx = salera_optax.salera(0.1)
       >>> report = metrics(tx.init({"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}))
       >>> sorted(report)[:4]
-      ['alarm', 'alarms', 'learning_rate/bias', 'learning_rate/kernel']
+      ['alarm', 'alarms', 'cause', 'held']
       >>> round(float(report["learning_rate/kernel"]), 3)
       0.1
     """
@@ -60,6 +65,39 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
         report |= {prefix + key: number for key, number in _guard_metrics(guard).items()}
     report |= _learning_rates(found)
     return {key: jnp.asarray(number) for key, number in report.items()}  # arrays, no nnx variables
+
+
+def events(opt_state: Any) -> list[dict[str, Any]]:
+    """The last alarms, held calls and updates that were not finite, as plain rows.
+
+    For a log, or a look at a run that does not learn: each guard remembers its last eight. It
+    transfers them to the host, so call it outside `jit`, now and then.
+
+    Args:
+      opt_state: any optimizer state, an `nnx.Optimizer`'s included.
+
+    Returns:
+      A dictionary for every event, oldest first: `step`, the call from 0; `cause`: "doubt" (loss or
+      gradient far outside), "rise" (the detector is certain), "not finite", or "update not finite";
+      `alarm`, whether it was one; `loss`; `gradient_norm`; and `leaf`, the name of the leaf whose
+      gradient norm stood out most from its own recent ones (its number if there is no snapshot).
+
+    Example:
+      >>> import jax.numpy as jnp, salera_optax
+      >>> tx, x = salera_optax.salera(0.1), {"w": jnp.ones(2)}
+      >>> state = tx.init(x)
+      >>> for loss in (1.0, float("nan"), 1.0):
+      ...   x, state = salera_optax.step(tx, x, state, x, value=loss)
+      >>> [(event["step"], event["cause"], event["leaf"]) for event in events(state)]
+      [(1, 'not finite', 'w')]
+    """
+    found: list[dict[str, Any]] = []
+    for _, state, _ in _walk(opt_state, "", jnp.float32(1)):
+        if isinstance(state, PageHinkleyState):
+            numbers = [str(index) for index in range(state.history.leaf_norms.size)]
+            names = numbers if state.snapshot is None else leaf_labels(None, state.snapshot)
+            found += rows(state.history, names)
+    return found
 
 
 def _walk(state: Any, prefix: str, scale: jax.Array) -> Iterator[tuple[str, Any, jax.Array]]:
@@ -74,17 +112,26 @@ def _walk(state: Any, prefix: str, scale: jax.Array) -> Iterator[tuple[str, Any,
         yield name, part, scale
         if isinstance(part, PageHinkleyState):
             inside = f"{name}/inner_state" if name else "inner_state"
-            yield from _walk(part.inner_state, inside, scale * part.scale * part.recovery)
+            yield from _walk(part.inner_state, inside, scale * part.scale)
 
 
 def _guard_metrics(guard: PageHinkleyState) -> dict[str, jax.Array]:
+    alarms = jnp.where(guard.history.alarm, guard.history.cause, 0)
+    last = jnp.max(jnp.where(alarms > 0, jnp.arange(alarms.size), -1))
+    shown = {
+        key: getattr(guard.detector, key)
+        for key in ("statistic", "threshold")
+        if hasattr(guard.detector, key)
+    }
     return {
         "alarm": guard.alarm,
         "alarms": guard.alarms,
+        "cause": jnp.where(last < 0, 0, alarms[last]),
+        "held": guard.response.held,
+        "holds": guard.holds,
         "nonfinite": guard.nonfinite,
-        "statistic": guard.detector.statistic,
-        "threshold": guard.detector.threshold,
-        "scale": guard.scale * guard.recovery,
+        "scale": guard.scale,
+        **shown,
     }
 
 

@@ -91,7 +91,7 @@ class MultiSteps(optax.MultiSteps):
         new = new._replace(
             # Optax multiplies by zero here, which leaves a NaN where it is.
             acc_grads=jax.tree.map(lambda g: jnp.where(stepped, 0, g), new.acc_grads),
-            inner_opt_state=_alarms_only_when(stepped, new.inner_opt_state),
+            inner_opt_state=_actions_only_when(stepped, new.inner_opt_state),
         )
         mean = jnp.where(stepped, 0, jnp.where(counted, mean, state.mean_value))
         return updates, MultiStepsState(mean, new)
@@ -105,11 +105,11 @@ class MultiSteps(optax.MultiSteps):
         return optax.GradientTransformationExtraArgs(self.init, self.update)
 
 
-def _alarms_only_when(stepped: jax.Array, inner_state: Any) -> Any:
-    """The state with every guard's `alarm` lowered unless this call was a step."""
+def _actions_only_when(stepped: jax.Array, inner_state: Any) -> Any:
+    """The state with every guard's action taken back unless this call was a step."""
     return jax.tree.map(
         lambda part: (
-            part._replace(alarm=part.alarm & stepped)
+            part._replace(action=jax.tree.map(lambda done: done & stepped, part.action))
             if isinstance(part, PageHinkleyState)
             else part
         ),

@@ -1,13 +1,11 @@
 """The Page-Hinkley wrapper: rolls a training run back when its loss explodes, and halves its steps.
 
 Source: arXiv 1709.01427, Section 3.2 and Algorithm 1. Where text, printed algorithm and published
-code differ, this follows the code's detector (see `_detector`) and the text's rollback, which the
+code differ, this follows the code's detector (see `_detectors`) and the text's rollback, which the
 code never performs.
 """
 
-import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from salera_optax import _detector
+from salera_optax import _history, _response
 from salera_optax._arrays import (
     copied,
     incremented,
@@ -25,11 +23,14 @@ from salera_optax._arrays import (
     squared_norms,
     statistics_dtype,
 )
-from salera_optax._detector import DETECTORS, Detector, DetectorState
+from salera_optax._detectors import Detector, Verdict, robust
 from salera_optax._devices import AxisName, as_names, summed, varying
+from salera_optax._history import History
+from salera_optax._memory import starts_over
+from salera_optax._response import Action, ResponseState
 from salera_optax._validation import (
     check_axis_name,
-    check_choice,
+    check_detector,
     check_number,
     check_params,
     check_same_tree,
@@ -37,11 +38,6 @@ from salera_optax._validation import (
     check_transformation,
     check_value,
 )
-
-_LEAST_SCALE = 2.0**-50  # where the authors' code gives up (1e-15); here the scale stays there
-_LEAST_RECOVERY = 2.0**-10
-_STREAK = 3  # alarms in succession, each after a single step, that are the rate's fault
-_RECOVERY_STEPS = 100  # accepted steps in which the recovery factor doubles
 
 
 class Guard(optax.GradientTransformationExtraArgs):
@@ -59,51 +55,38 @@ class PageHinkleyState(NamedTuple):
     """State of `page_hinkley`.
 
     Attributes:
-      alarm: bool scalar, whether the last call was an alarm.
+      step: int32 scalar, calls so far.
       alarms: int32 scalar, alarms so far.
-      nonfinite: int32 scalar, those of them that a non-finite loss or gradient raised.
-      streak: int32 scalar, how many alarms in succession came right after the first step behind an
-        alarm.
-      scale: product of the factors that stay, at least 2^-50.
-      recovery: factor that bad minibatches (non-finite values, outliers) lower and quiet steps
-        raise, at most 1.
-      settling: bool scalar, whether the next call must check that the rollback was exact.
-      detector: the statistics of the test.
-      snapshot: the parameters before the last step (None without rollback).
-      inner_snapshot: the inner state before the last step (None without restore_inner).
+      holds: int32 scalar, calls so far that took no step, alarms among them.
+      nonfinite: int32 scalar, calls so far whose loss, gradient or update was not finite.
+      action: what the last call did.
+      response: what alarms have left of the steps, and where the guard stands.
+      detector: the state of the detector.
+      history: the last alarms and held calls, which `events` reads.
+      snapshot: the last parameters that nothing spoke against (None without rollback).
       inner_state: state of the guarded optimizer.
     """
 
-    alarm: jax.Array
+    step: jax.Array
     alarms: jax.Array
+    holds: jax.Array
     nonfinite: jax.Array
-    streak: jax.Array
-    scale: jax.Array
-    recovery: jax.Array
-    settling: jax.Array
-    detector: DetectorState
+    action: Action
+    response: ResponseState
+    detector: Any
+    history: History
     snapshot: Any
-    inner_snapshot: Any
     inner_state: Any
 
+    @property
+    def alarm(self) -> jax.Array:
+        """Bool scalar, whether the last call was an alarm."""
+        return self.action.alarm
 
-def _fused(hold: jax.Array, go: Any, keep: Any, *operands: Any) -> Any:
-    """The result of `keep` where `hold`, else of `go`; and where both start, `operands[2]`.
-
-    A GPU, for which XLA fuses all of it, is fastest so; and a CPU where there is a snapshot of the
-    inner state, which holds what `keep` returns: `go` may overwrite the state in place.
-    """
-    return *select(hold, keep(*operands), go(*operands)), operands[2]
-
-
-def _branched(hold: jax.Array, go: Any, keep: Any, updates: Any, inner: Any, *params: Any) -> Any:
-    """The same by a conditional: without that snapshot a CPU would copy the state, to keep both."""
-    # Else XLA would choose where to start once for each use, from two copies. Leaf by leaf, for all
-    # together would count as varying over every axis of `shard_map` that one of them varies over.
-    params = jax.tree.map(jax.lax.optimization_barrier, params)
-    # XLA copies every buffer unless the branch that returns its operands untouched is branch 0,
-    # the false one.
-    return *jax.lax.cond(~hold, go, keep, updates, inner, *params), params[0]
+    @property
+    def scale(self) -> jax.Array:
+        """What alarms have left of the steps, in [2^-50, 1]."""
+        return self.response.scale
 
 
 def _differs(a: Any, b: Any, axis_name: AxisName) -> jax.Array:
@@ -121,14 +104,56 @@ def _agreed(value: Any, dtype: Any, axis_name: AxisName) -> tuple[jax.Array, Any
     return loss, loss.astype(jnp.result_type(value))
 
 
+def _judged(
+    detector: Detector, state: Any, loss: jax.Array, norm: jax.Array
+) -> tuple[jax.Array, Verdict, Any]:
+    """Whether loss and norm are finite, the verdict, and the next state of the detector."""
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    loss, norm = jnp.where(finite, loss, 1), jnp.where(finite, norm, 1)
+    verdict, observed = detector.observe(state, loss, norm)
+    verdict = Verdict(verdict.quiet & finite, verdict.doubt | ~finite, verdict.alarm & finite)
+    return finite, verdict, select(finite, observed, state)
+
+
 def _keep_finite(update: jax.Array, param: ArrayLike) -> jax.Array:
     """Zero wherever the updated parameter would not be finite."""
     return jnp.where(jnp.isfinite(param + update), update, jnp.zeros_like(update))
 
 
+class _Emit(NamedTuple):
+    """What a call returns: `moved(params, moves)` after a step, `put(params, target)` without."""
+
+    moved: Callable[[Any, Any], Any]
+    put: Callable[[Any, Any], Any]
+
+
+def _difference(params: Any, target: Any) -> Any:
+    return jax.tree.map(lambda p, t: _keep_finite(t - p, p), params, target)
+
+
+_ADDED = _Emit(lambda params, moves: moves, _difference)  # what is to be added to the parameters
+_WRITTEN = _Emit(optax.apply_updates, lambda params, target: target)  # the next parameters
+
+
+def _broken(moves: Any) -> jax.Array:
+    """Whether a leaf is not finite, by its first number: a whole pass would cost too much."""
+    firsts = [jnp.ravel(leaf)[0] for leaf in jax.tree.leaves(moves) if jnp.size(leaf)]
+    found = [~jnp.isfinite(first) for first in firsts]
+    return jnp.any(jnp.stack(found)) if found else jnp.zeros((), bool)
+
+
+def _check_not_nested(inner_state: Any) -> None:
+    parts = jax.tree.leaves(inner_state, is_leaf=lambda part: isinstance(part, PageHinkleyState))
+    if any(isinstance(part, PageHinkleyState) for part in parts):
+        raise ValueError(
+            "page_hinkley: inner must hold no further guard, such as salera or page_hinkley "
+            "return: the outer one would scale the rollback of the inner one."
+        )
+
+
 def _check_axes(params: Any, value: Any, state: PageHinkleyState, axis_name: AxisName) -> None:
     """Raises where devices would decide each for itself: on an axis that has not been named."""
-    known = varying(state.scale).union(as_names(axis_name))
+    known = varying(state.step).union(as_names(axis_name))
     for name, tree in (("params", params), ("value", value)):
         axes = frozenset().union(*(varying(leaf) for leaf in jax.tree.leaves(tree))) - known
         if axes:
@@ -138,34 +163,27 @@ def _check_axes(params: Any, value: Any, state: PageHinkleyState, axis_name: Axi
             )
 
 
-def _check_call(
-    updates: Any, state: Any, params: Any, value: Any, rollback: bool, restore_inner: bool
-) -> None:
+def _check_call(updates: Any, state: Any, params: Any, value: Any, rollback: bool) -> None:
     check_value("page_hinkley", value)
     check_state("page_hinkley", state, PageHinkleyState)
     if params is None:
         raise ValueError("page_hinkley: params must be the current parameters, got None.")
+    if isinstance(params, optax.LookaheadParams):
+        raise ValueError(
+            "page_hinkley: params must not be LookaheadParams: put the guard inside, around the "
+            "fast optimizer, optax.lookahead(page_hinkley(fast), ...)."
+        )
     if rollback:
         check_same_tree("page_hinkley", "params", params, state.snapshot)
-    if restore_inner:
-        check_same_tree("page_hinkley", "inner_state", state.inner_state, state.inner_snapshot)
     check_same_tree("page_hinkley", "updates", updates, params)
 
 
-def _check_arguments(
-    inner: Any,
-    smoothing: Any,
-    threshold: Any,
-    factor: Any,
-    on_alarm: Any,
-    detector: Any,
-    axis_name: Any,
-) -> None:
+def _check_arguments(inner: Any, detector: Any, factor: Any, on_alarm: Any, axis_name: Any) -> None:
     check_transformation("inner", inner)
-    check_number("smoothing", smoothing, lambda s: 0 < s <= 1, "in (0, 1]")
-    check_number("threshold", threshold, lambda t: 0 < t < math.inf, "finite and greater than 0")
+    if isinstance(inner, Guard):
+        raise TypeError("inner must not be a guard itself, such as salera or page_hinkley return.")
+    check_detector(detector)
     check_number("factor", factor, lambda f: 0 < f <= 1, "in (0, 1]")
-    check_choice("detector", detector, DETECTORS)
     check_axis_name(axis_name)
     if on_alarm is not None and not callable(on_alarm):
         raise TypeError(
@@ -175,14 +193,11 @@ def _check_arguments(
 
 def page_hinkley(
     inner: optax.GradientTransformation,
+    detector: Detector | None = None,
     *,
-    smoothing: ArrayLike = 0.1,
-    threshold: ArrayLike = 0.1,
     factor: ArrayLike = 0.5,
     rollback: bool = True,
-    restore_inner: bool = True,
     on_alarm: Callable[[Any], Any] | None = None,
-    detector: Detector = "robust",
     axis_name: AxisName = None,
 ) -> Guard:
     """Guards an optimizer: at a catastrophe it restores the parameters and shrinks the steps.
@@ -191,47 +206,36 @@ def page_hinkley(
     corrupt minibatch. It costs nothing to tune; it does not help where the loss passed as `value`
     is not comparable from one step to the next (a GAN's, a reinforcement-learning surrogate's).
 
-    An alarm is raised by the loss (see `detector`) or by a loss or gradient that is not finite.
-    At an alarm this call's gradient is not used; the parameters go back to what they were before
-    the last step; with `restore_inner` so does the state of `inner`; the statistics restart.
+    A bad minibatch and a bad step look alike for one loss. So the guard looks twice:
 
-    * A rise of the loss multiplies every later step by `factor`, for good (down to 2^-50).
-    * A bad minibatch (a value that is not finite, one loss far above the rest, a gradient norm more
-      than ten times the largest recent one) may not be the rate's fault: it multiplies by `factor`
-      too, but down to 2^-10 only, and the steps grow back, twofold in 100 quiet steps. Where the
-      first step behind an alarm ends in the next, three times in succession, the steps are far too
-      long: the third multiplies by `factor` cubed for good, and takes back up to two of the factors
-      that would have grown back. With the published detector a rise stays a single `factor`.
-    * Alarms in a row, with no step between them, shrink once. However many bad minibatches come in
-      a row, the parameters stay finite and the training goes on behind them.
+    * A loss or a gradient that is not finite, or far outside what the detector expects, is
+      **held**: parameters, inner state and steps stay as they are, and the next minibatch is looked
+      at with the same parameters. Nothing shrinks, and a normal loss ends it.
+    * Once the detector is certain of a rise, or after nine held calls in a row, there is an
+      **alarm**. The parameters go back to the last ones that nothing spoke against, and every later
+      step is multiplied by `factor`, for good (down to 2^-50).
+    * If the loss is high there too, the data have changed and no step was to blame: the second
+      alarm gives back what the first one has shrunk, and the present loss becomes the new level.
 
     Through `optax.apply_updates` the parameters return by an addition, which rounds: the next call
     adds what is missing before it takes a step. `salera_optax.step` restores them bit for bit at
-    once, even from NaN. Where an update would overflow a parameter, that coordinate stays put.
+    once, even from NaN. Where an update would not be finite, that coordinate stays put; an update
+    of which a whole leaf is not, as with a rate of NaN, counts as `nonfinite`.
 
     Parameters loaded into a running state are unknown to its snapshot: call `init` anew. To
     accumulate gradients, put `salera_optax.MultiSteps` around the guard.
 
     Args:
-      inner: the optimizer to guard, any `optax.GradientTransformation`.
-      smoothing: weight of a new loss in the smoothed loss, in (0, 1]; rho in the paper, which
-        takes the ratio of the minibatch to the training set. 1 is no smoothing. On a plateau, a
-        jump above `threshold` that lasts is noticed at once if it is 50 of the loss's deviations
-        high, within 12 steps if it is 20 (within 3 with smoothing 1); a slow rise of 5 % a step
-        within 35. After a long descent the average is high, and a smaller jump takes longer.
-      threshold: rise of the statistic that raises an alarm, in units of `|first loss|`, finite and
-        greater than 0; 1/lambda in the paper. A first loss that is negative or small works: the
-        robust detector never goes below 15 of the loss's own deviations.
+      inner: the optimizer to guard, any `optax.GradientTransformation` without a guard in it.
+      detector: what judges loss and gradient norm: `robust()`, the default, `published()`, the
+        paper's test, or a `Detector` of your own.
       factor: what an alarm multiplies every step by, in (0, 1]; 1 only rolls back.
-      rollback: whether an alarm restores the parameters. The authors' code does not.
-      restore_inner: whether an alarm also restores the state of `inner`. A momentum that has
-        absorbed an exploding gradient would push again.
+      rollback: whether an alarm restores the parameters. The authors' code does not. Without it the
+        guard holds and shrinks, and needs no copy of the parameters.
       on_alarm: function from the inner state to a mended one of the same structure, applied at an
-        alarm, after `restore_inner`; such as `forget_path`.
-      detector: "robust" (default) takes off a slack in units of the loss's own deviation, which
-        stops the false alarms on a plateau, and adds two tests that fire at once: on a loss more
-        than 40 deviations up, and on a gradient norm more than ten times the largest recent one.
-        "published" is the test of the paper alone. Non-finite values alarm in both.
+        alarm. By default what `inner` remembers of the gradients starts over: momentum, Adam's
+        moments and their count, for they would push again; schedules and rates stay. `lambda
+        state: state` keeps it all.
       axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices: the
         loss is averaged (for `inner` as well) and the norms are taken over them, so that all
         devices alarm together, also where only one has seen a NaN. Parameters that `shard_map`
@@ -243,14 +247,13 @@ def page_hinkley(
       A transformation whose `update(grads, state, params, *, value, **extra)` needs the parameters
       and the minibatch loss `value`, a real scalar; `value` and `extra` are passed on to `inner`.
       Its updates have the dtype of the parameters and are finite. Its state, a
-      `PageHinkleyState`, adds one copy of the parameters (`rollback`) and one of the inner state
-      (`restore_inner`).
+      `PageHinkleyState`, adds one copy of the parameters (`rollback`).
 
     Raises:
-      TypeError: if `inner` is no transformation, `on_alarm` no function, `value` missing, or a
-        leaf of the parameters not floating-point.
-      ValueError: if a number is out of range, `detector` unknown, `params` None, `value` no real
-        scalar, or the trees do not match.
+      TypeError: if `inner` is no transformation or a guard, `detector` no detector, `on_alarm` no
+        function, `value` missing, or a leaf of the parameters not floating-point.
+      ValueError: if a number is out of range, `params` None, `value` no real scalar, or the trees
+        do not match.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, salera_optax
@@ -261,31 +264,34 @@ def page_hinkley(
       ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
       ...     updates, state = tx.update(grads, state, x, value=loss_factor * loss)
       ...     x = optax.apply_updates(x, updates)
-      >>> int(state.alarms), round(float(x[0]), 3)
-      (1, 0.576)
+      >>> int(state.holds), int(state.alarms), round(float(x[0]), 3)
+      (1, 0, 0.41)
 
-    Source: arXiv 1709.01427, Section 3.2, Algorithm 1. Deviations: the rollback is performed, the
-    inner state can be restored, non-finite values alarm, the authors' stop below a rate of 1e-15
-    is a floor, the robust detector, and what bad minibatches and alarms in succession shrink.
+    Source: arXiv 1709.01427, Section 3.2, Algorithm 1. Deviations: the rollback is performed, to
+    the last quiet parameters; a value that is not finite is held; an alarm at parameters that were
+    good shrinks nothing; the authors' stop below a rate of 1e-15 is a floor; the robust detector.
     """
-    _check_arguments(inner, smoothing, threshold, factor, on_alarm, detector, axis_name)
+    _check_arguments(inner, detector, factor, on_alarm, axis_name)
     guarded = optax.with_extra_args_support(inner)
+    chosen = robust() if detector is None else detector
 
     def init_fn(params: Any) -> PageHinkleyState:
         check_params("page_hinkley", params)
         dtype = statistics_dtype(params)
         inner_state = guarded.init(params)
+        _check_not_nested(inner_state)
+        step, alarms, holds, nonfinite = copied([jnp.zeros((), jnp.int32)] * 4)
+        history = _history.initial(len(jax.tree.leaves(params)), dtype)
         return PageHinkleyState(
-            alarm=jnp.zeros((), bool),
-            alarms=jnp.zeros((), jnp.int32),
-            nonfinite=jnp.zeros((), jnp.int32),
-            streak=jnp.zeros((), jnp.int32),
-            scale=jnp.ones((), dtype),
-            recovery=jnp.ones((), dtype),
-            settling=jnp.zeros((), bool),
-            detector=_detector.init(dtype),
+            step=step,
+            alarms=alarms,
+            holds=holds,
+            nonfinite=nonfinite,
+            action=Action(*copied([jnp.zeros((), bool)] * 4)),
+            response=_response.initial(dtype),
+            detector=copied(chosen.init(dtype)),
+            history=copied(history),
             snapshot=copied(params) if rollback else None,
-            inner_snapshot=copied(inner_state) if restore_inner else None,
             inner_state=inner_state,
         )
 
@@ -297,129 +303,91 @@ def page_hinkley(
         value: ArrayLike | None = None,
         **extra_args: Any,
     ) -> tuple[Any, PageHinkleyState]:
-        return advanced(updates, state, params, value, extra_args, in_place=False)
+        return advanced(_ADDED, updates, state, params, value, extra_args)
 
     def step_fn(
         grads: Any, state: Any, params: Any, *, value: ArrayLike | None = None, **extra_args: Any
     ) -> tuple[Any, PageHinkleyState]:
-        return advanced(grads, state, params, value, extra_args, in_place=True)
+        return advanced(_WRITTEN, grads, state, params, value, extra_args)
 
     def advanced(
-        updates: Any, state: Any, params: Any, value: Any, extra_args: Any, *, in_place: bool
+        emit: _Emit, updates: Any, state: Any, params: Any, value: Any, extra_args: Any
     ) -> tuple[Any, PageHinkleyState]:
-        """The next parameters, or else what is to be added to get them, and the next state."""
-        _check_call(updates, state, params, value, rollback, restore_inner)
+        """What is emitted, and the next state."""
+        _check_call(updates, state, params, value, rollback)
         _check_axes(params, value, state, axis_name)
         dtype = state.scale.dtype
 
-        norm = jnp.sqrt(sum(squared_norms(updates, axis_name, params), jnp.zeros((), dtype)))
+        squares = squared_norms(updates, axis_name, params)
+        norms = jnp.sqrt(jnp.stack(squares).astype(dtype)) if squares else jnp.zeros(0, dtype)
+        norm = jnp.sqrt(sum(squares, jnp.zeros((), dtype)))
         loss, value = _agreed(value, dtype, axis_name)
-        verdict, observed = _detector.observe(
-            state.detector, loss, norm, smoothing, threshold, detector, rollback
+        finite, verdict, observed = _judged(chosen, state.detector, loss, norm)
+        action, response = _response.respond(
+            state.response, verdict, jnp.asarray(factor, dtype), rollback
         )
         # Adding the difference may miss the snapshot by a rounding error. Then this call adds what
         # is missing, and neither takes a step nor looks at the loss.
-        settle = state.settling
-        if rollback and not in_place:
+        settle = jnp.zeros((), bool)
+        if rollback:
             settle = jax.lax.cond(
-                settle,
+                state.action.go_back,
                 lambda: _differs(params, state.snapshot, axis_name),
                 lambda: jnp.zeros((), bool),
             )
-        alarm = ~settle & (verdict.catastrophe | verdict.outlier | verdict.nonfinite)
-        hold = alarm | settle
-        streak, scale, recovery = _shrunk(
-            state, verdict, alarm, jnp.asarray(factor, dtype), detector
-        )
-        recovery = jnp.where(hold, recovery, jnp.minimum(recovery * 2 ** (1 / _RECOVERY_STEPS), 1))
+        no = jnp.zeros((), bool)
+        action = select(settle, Action(alarm=no, hold=~no, go_back=no, renew=no), action)
 
-        # Before the first step there is nothing to go back to, and parameters may have been loaded
-        # since init. Selected first, so that what follows can reuse the buffers.
-        started = (state.detector.n > 0) | (state.alarms > 0)
-        inner_state, start = state.inner_state, params
-        if restore_inner:
-            inner_state = select(alarm & started, state.inner_snapshot, inner_state)
+        start, snapshot = params, state.snapshot
         if rollback:
-            start = select(hold & started, state.snapshot, params)
-        mended = inner_state  # Outside `keep`, which must return its operand untouched.
-        if on_alarm is not None:
-            mended = select(alarm, on_alarm(inner_state), inner_state)
+            snapshot = select(action.renew, params, snapshot)
+            # XLA copies every buffer unless the branch that returns its operands untouched is
+            # branch 0, the false one; here and below.
+            start = jax.lax.cond(
+                action.go_back | settle, lambda p, s: s, lambda p, s: p, params, snapshot
+            )
 
-        def go(updates: Any, inner_state: Any, start: Any, *params: Any) -> tuple[Any, Any]:
+        def go(updates: Any, inner_state: Any, start: Any, params: Any) -> Any:
             del params
             moves, after = guarded.update(updates, inner_state, start, value=value, **extra_args)
-            moves = jax.tree.map(
-                lambda u, p: _keep_finite(scaled(u, scale * recovery, p), p), moves, start
-            )
-            after = jax.tree.map(like, after, inner_state)
-            return optax.apply_updates(start, moves) if in_place else moves, after
+            moves = jax.tree.map(lambda u, p: scaled(u, response.scale, p), moves, start)
+            kept = jax.tree.map(_keep_finite, moves, start)
+            return emit.moved(start, kept), jax.tree.map(like, after, inner_state), _broken(moves)
 
-        def keep(updates: Any, inner_state: Any, start: Any, *params: Any) -> tuple[Any, Any]:
+        def stay(updates: Any, inner_state: Any, start: Any, params: Any) -> Any:
             del updates
-            if in_place:
-                return start, inner_state
-            moves = jax.tree.map(lambda s, p: _keep_finite(s - p, p), start, *params)
-            return moves, inner_state
+            return emit.put(params, start), inner_state, _broken(start) & False
 
-        operands = (updates, mended, start) if in_place else (updates, mended, start, params)
-        fused = partial(_fused, hold, go, keep)
-        if restore_inner:
-            result, after, snapshot = fused(*operands)
-        else:
-            result, after, snapshot = jax.lax.platform_dependent(
-                *operands, cpu=partial(_branched, hold, go, keep), default=fused
-            )
+        inner_state = jax.lax.cond(
+            action.alarm,
+            on_alarm or (lambda inner_state: starts_over(guarded, inner_state, start)),
+            lambda inner_state: inner_state,
+            state.inner_state,
+        )
+        result, after, broken = jax.lax.cond(
+            ~action.hold, go, stay, updates, inner_state, start, params
+        )
+        broken = summed(broken.astype(jnp.int32), axis_name) > 0
+        causes = jnp.stack(
+            [action.hold, verdict.alarm, ~finite, broken]
+        )  # those of _history.CAUSES
+        cause = jnp.where(settle, 0, jnp.max(causes * jnp.arange(1, 5)))
+        history = _history.recorded(
+            state.history, state.step, cause, action.alarm, loss, norm, norms
+        )
         return result, PageHinkleyState(
-            alarm=alarm,
-            alarms=state.alarms + alarm,
-            nonfinite=state.nonfinite + (alarm & verdict.nonfinite),
-            streak=streak,
-            scale=scale,
-            recovery=recovery,
-            settling=alarm if rollback and not in_place else jnp.zeros_like(alarm),
+            step=incremented(state.step),
+            alarms=state.alarms + action.alarm,
+            holds=state.holds + (action.hold & ~settle),
+            nonfinite=state.nonfinite + (cause >= 3),
+            action=action,
+            response=select(settle, state.response, response),
             detector=select(settle, state.detector, observed),
-            snapshot=snapshot if rollback else None,
-            inner_snapshot=inner_state if restore_inner else None,
+            history=select(settle, state.history, history),
+            snapshot=snapshot,
             inner_state=after,
         )
 
     guard = Guard(init_fn, update_fn)
     guard.step = step_fn
     return guard
-
-
-def _shrunk(
-    state: PageHinkleyState,
-    verdict: _detector.Verdict,
-    alarm: jax.Array,
-    factor: jax.Array,
-    detector: Detector,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Streak, scale and recovery after this call.
-
-    A catastrophe shrinks the scale for good. A bad minibatch may not be the rate's fault: it lowers
-    the recovery factor, which comes back. But where the first step behind an alarm ends in the next
-    alarm three times in succession, the steps are far too long: that shrinks the scale by factor^3
-    for good, and the recovery factor gets up to factor^-2 back. With the published detector the
-    scale takes over no more than the recovery factor has lost. Nothing shrinks twice before a loss
-    has been accepted: no step was taken in between.
-    """
-    shrink = alarm & ((state.detector.n > 0) | (state.alarms == 0))
-    again = (state.detector.n == 1) & (state.alarms > 0)
-    streak = jnp.where(shrink, jnp.where(again, incremented(state.streak), 0), state.streak)
-    for_good = verdict.catastrophe | (streak >= _STREAK)
-    lost = factor ** (_STREAK - 1)
-    if detector == "published":
-        lost = jnp.maximum(state.recovery, lost)
-    taken_over = jnp.where(streak == _STREAK, lost, 1)
-    scale = jnp.maximum(state.scale * factor * taken_over, _LEAST_SCALE)
-    recovery = jnp.maximum(state.recovery * factor, jnp.minimum(state.recovery, _LEAST_RECOVERY))
-    return (
-        streak,
-        jnp.where(shrink & for_good, scale, state.scale),
-        jnp.where(
-            shrink,
-            jnp.where(for_good, jnp.minimum(state.recovery / taken_over, 1), recovery),
-            state.recovery,
-        ),
-    )

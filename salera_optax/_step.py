@@ -79,11 +79,11 @@ def guards(opt_state: Any) -> list[PageHinkleyState]:
 
 
 def restored(opt_state: Any, params: Any) -> Any:
-    """The snapshot where a guard has raised an alarm; leaves masked from it stay as they are."""
+    """The snapshot where a guard has gone back to it; leaves masked from it stay as they are."""
     for guard in guards(opt_state):
         params = jax.tree.map(
-            lambda saved, current, alarm=guard.alarm: (
-                current if isinstance(saved, optax.MaskedNode) else jnp.where(alarm, saved, current)
+            lambda saved, current, back=guard.action.go_back: (
+                current if isinstance(saved, optax.MaskedNode) else jnp.where(back, saved, current)
             ),
             guard.snapshot,
             params,

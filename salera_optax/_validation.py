@@ -37,6 +37,16 @@ def check_transformation(name: str, value: Any) -> None:
         )
 
 
+def check_detector(value: Any) -> None:
+    """Raises unless `value` is a detector (an `init` and an `observe`) or None."""
+    functions = getattr(value, "init", None), getattr(value, "observe", None)
+    if value is not None and not all(callable(function) for function in functions):
+        raise TypeError(
+            "detector must be a salera_optax.Detector, such as robust() or published(), "
+            f"got {value!r}."
+        )
+
+
 def leaf_name(path: tuple[Any, ...], depth: int | None = None) -> str:
     """The name of a leaf, its keys (up to `depth`) joined by slashes: `Dense_0/kernel`."""
     if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
@@ -98,18 +108,29 @@ def check_state(caller: str, state: Any, kind: type) -> None:
 
 def check_same_tree(caller: str, name: str, tree: Any, reference: Any) -> None:
     """Raises unless `tree` has the structure and the shapes of `reference`, the state's own."""
-    got: Any = jax.tree.structure(tree)
-    want: Any = jax.tree.structure(reference)
-    if got != want:
+    got, want = (jax.tree_util.tree_leaves_with_path(part) for part in (tree, reference))
+    structures: list[Any] = [jax.tree.structure(part) for part in (tree, reference)]
+    if structures[0] != structures[1]:
         raise ValueError(
-            f"{caller}: {name} must have the tree structure that init saw, {want}, got {got}. "
+            f"{caller}: {name} must have the tree structure that init saw: "
+            f"{_first_difference([path for path, _ in got], [path for path, _ in want])}. "
             "(What is restored from a checkpoint without a structure has lists for tuples.)"
         )
-    for (path, leaf), like in zip(
-        jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(reference), strict=True
-    ):
+    for (path, leaf), (_, like) in zip(got, want, strict=True):
         if jnp.shape(leaf) != jnp.shape(like):
             raise ValueError(
                 f"{caller}: {name} must have the shapes that init saw, {jnp.shape(like)} at "
                 f"'{leaf_name(path)}', got {jnp.shape(leaf)}."
             )
+
+
+def _first_difference(got: list[Any], want: list[Any]) -> str:
+    """Where two trees part, by the paths of their leaves."""
+    known, came = set(map(jax.tree_util.keystr, want)), set(map(jax.tree_util.keystr, got))
+    for paths, others, what in ((want, came, "is missing"), (got, known, "is unknown to it")):
+        for path in paths:
+            if jax.tree_util.keystr(path) not in others:
+                return (
+                    f"of {len(want)} leaves there and {len(got)} here, '{leaf_name(path)}' {what}"
+                )
+    return "the leaves have the same names, the containers are of other types"

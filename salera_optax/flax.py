@@ -30,30 +30,33 @@ class _Call:
     """What one call did to the guards of an optimizer, bool scalars.
 
     Attributes:
-      raised: whether it raised an alarm; `alarm` alone may be old, where Optax accumulates.
-      first: whether it did so before any step: parameters may have been loaded since `init`.
-      stepped: whether it accepted a loss, and so renewed the snapshot of the parameters.
+      hold: whether it took no step: what the minibatch has made is not taken.
+      go_back: whether it put a snapshot back.
+      renew: whether it renewed one.
     """
 
     def __init__(self, before: list[PageHinkleyState], after: list[PageHinkleyState]) -> None:
-        pairs = list(zip(before, after, strict=True))
-        self.raised = _any([new.alarms != old.alarms for old, new in pairs])
-        self.first = _any([(old.alarms == 0) & (old.detector.n == 0) for old, _ in pairs])
-        accepted = _any([new.detector.n != old.detector.n for old, new in pairs])
-        self.stepped = accepted & ~self.raised
+        # Where Optax accumulates, a guard may not have been called: its action is an old one.
+        called = [
+            jax.tree.map(lambda done, new=new, old=old: done & (new.step != old.step), new.action)
+            for old, new in zip(before, after, strict=True)
+        ]
+        self.hold = _any([action.hold for action in called])
+        self.go_back = _any([action.go_back for action in called])
+        self.renew = _any([action.renew for action in called])
 
     def after(self, saved: Any, old: Any, new: Any) -> Any:
-        """The collection: `saved` or `old` at an alarm, otherwise `new` where that is finite.
+        """The collection: `saved` or `old` where no step was taken, else `new` if it is finite.
 
-        A minibatch may be skipped without an alarm (`optax.apply_if_finite`), but not forgotten.
+        A minibatch may be skipped without a guard (`optax.apply_if_finite`), but not forgotten.
         """
         broken = _any([~_finite(n) & _finite(o) for n, o in _pairs(new, old)])
-        back = _select(self.first, old, saved)
-        return _select(self.raised, back, _select(broken, old, new))
+        back = _select(self.go_back, saved, old)
+        return _select(self.hold, back, _select(broken, old, new))
 
     def renewed(self, saved: Any, old: Any) -> Any:
-        """The saved collection: `old` once a step has been taken from it, or tried first of all."""
-        return _select(self.stepped | (self.raised & self.first), old, saved)
+        """The saved collection: `old` where the parameters beside it were saved."""
+        return _select(self.renew, old, saved)
 
 
 def _any(flags: list[jax.Array]) -> jax.Array:
@@ -115,7 +118,7 @@ class TrainState(train_state.TrainState, kw_only=True):
       ...     grads=grads, value=loss, batch_stats=changed["batch_stats"])
       >>> for factor in (1, 1, 1, jnp.nan):  # the fourth minibatch is corrupt
       ...   state = train_step(state, factor * x)
-      >>> int(state.step), int(state.opt_state.alarms)
+      >>> int(state.step), int(state.opt_state.holds)
       (4, 1)
       >>> bool(jnp.isfinite(state.batch_stats["BatchNorm_0"]["mean"]).all())
       True
@@ -284,7 +287,7 @@ class Optimizer(nnx.Optimizer[_Model]):
       >>> x = jax.random.normal(jax.random.key(0), (32, 3))
       >>> for factor in (1, 1, 1, jnp.nan):  # the fourth minibatch is corrupt
       ...   train_step(net, optimizer, factor * x)
-      >>> int(salera_optax.metrics(optimizer.opt_state)["alarms"])
+      >>> int(salera_optax.metrics(optimizer.opt_state)["holds"])
       1
       >>> bool(jnp.isfinite(net.norm.mean[...]).all())
       True

@@ -19,7 +19,8 @@ from benchmarks import data as datasets
 from benchmarks.grid import Results, Run, run_grid
 
 STEPS = 30
-FAULT = 20  # the step whose targets are wrong
+ALARM = 20  # the last step whose targets are wrong, which is certain then
+HELD = 5  # an earlier step that is broken alone
 SIZE = 64
 GAIN = 0.01  # so that the rates move far enough to tell a wrong norm or dimension
 OPTIMIZERS = {
@@ -72,8 +73,9 @@ def data(fault=1e4):
     keys = jax.random.split(jax.random.key(1), 2)
     inputs = jax.random.normal(keys[0], (STEPS, SIZE, 8))
     targets = inputs.sum(2, keepdims=True) + 0.1 * jax.random.normal(keys[1], (STEPS, SIZE, 1))
-    # One example, hence one device, is broken.
-    return inputs, targets.at[FAULT, -1].add(fault)
+    # One example, hence one device, is broken; a NaN is only held before it is an alarm.
+    calls = 9 if np.isnan(fault) else 3
+    return inputs, targets.at[ALARM + 1 - calls : ALARM + 1, -1].add(fault)
 
 
 def loss_fn(params, inputs, targets):
@@ -98,7 +100,7 @@ def train(tx, params, inputs, targets, state=None):
 def on_one_device(name, fault=1e4):
     tx = OPTIMIZERS[name](0.1)
     (params, state), alarm = jax.jit(train, static_argnums=0)(tx, parameters(), *data(fault))
-    assert np.flatnonzero(alarm).tolist() == [FAULT]
+    assert np.flatnonzero(alarm).tolist() == [ALARM]
     return params, state
 
 
@@ -134,7 +136,7 @@ def test_jit_equals_one_device_and_the_state_is_sharded_like_the_parameters(layo
     params, inputs, targets = placed(layout, mesh)
     state = jax.jit(tx.init)(params)
     (params, state), alarm = jax.jit(train, static_argnums=0)(tx, params, inputs, targets, state)
-    assert np.flatnonzero(alarm).tolist() == [FAULT]
+    assert np.flatnonzero(alarm).tolist() == [ALARM]
     expected_params, expected_state = on_one_device(name)
     assert_close(params, expected_params)
     assert_close(state, expected_state)
@@ -179,7 +181,7 @@ def test_init_under_jit_with_abstract_inputs_and_given_shardings():
     assert jax.eval_shape(lambda: state) == abstract
     for tree in (
         state.snapshot,
-        state.inner_snapshot[0].path,
+        state.inner_state[0].path,
         state.inner_state[0].base_state[0].mu,
     ):
         assert shardings(tree) == layout.specs
@@ -208,7 +210,7 @@ def test_explicit_mode_equals_one_device(layout, name):
             return jax.lax.scan(one_step, (params, tx.init(params)), (inputs, targets))
 
         (params, state), alarm = run(params, inputs, targets)
-        assert np.flatnonzero(alarm).tolist() == [FAULT]
+        assert np.flatnonzero(alarm).tolist() == [ALARM]
         assert shardings(state.snapshot) == shardings(params)
     expected_params, expected_state = on_one_device(name)
     assert_close(params, expected_params)
@@ -266,7 +268,7 @@ def test_shard_map_equals_one_device(layout, name, fault):
     mesh = make_mesh(layout, AxisType.Auto)
     params, inputs, targets = placed(layout, mesh, fault)
     (params, state), alarm = mapped(tx, layout, mesh)(params, tx.init(params), inputs, targets)
-    assert np.flatnonzero(alarm).tolist() == [FAULT]
+    assert np.flatnonzero(alarm).tolist() == [ALARM]
     expected_params, expected_state = on_one_device(name, fault)
     assert_close(params, expected_params)
     assert_close(state, expected_state)
@@ -282,14 +284,18 @@ def test_shard_map_finishes_an_inexact_rollback_on_all_devices_together():
     params, inputs, targets = placed(layout, mesh)
     tx = salera_optax.page_hinkley(optax.sgd(0.1), axis_name="data")
     run = mapped(tx, layout, mesh, by_addition)
-    (params, state), _ = run(params, tx.init(params), inputs[:FAULT], targets[:FAULT])
+    (params, state), _ = run(params, tx.init(params), inputs[:15], targets[:15])
+    assert int(state.holds) == 0
     # One entry, on one device, has exploded so far that subtracting it cannot be exact.
     broken = params | {"w2": params["w2"].at[5].set(1e6)}
-    (once, after), _ = run(broken, state, inputs[:1], targets[:1])
+    (held, after), _ = run(broken, state, inputs[:2], targets[:2])
+    jax.tree.map(np.testing.assert_array_equal, held, broken)
+    (once, after), _ = run(held, after, inputs[:1], targets[:1])
+    assert after.action.go_back
     assert not np.array_equal(once["w2"], state.snapshot["w2"])
     (twice, after), _ = run(once, after, inputs[:1], targets[:1])
     jax.tree.map(np.testing.assert_array_equal, twice, state.snapshot)
-    assert int(after.alarms) == 1
+    assert (int(after.alarms), int(after.holds)) == (1, 3)  # the last call only mends
 
 
 def test_shard_map_names_the_axis_that_is_missing():
@@ -317,7 +323,7 @@ def test_replicas_give_the_inner_optimizer_the_same_loss():
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_pmap_sees_a_nan_of_any_one_replica(what):
+def test_pmap_holds_and_goes_back_for_a_nan_of_any_one_replica(what):
     tx = salera_optax.salera(0.1, axis_name="data")
     inputs, targets = data(fault=0.0)
     split = [jnp.moveaxis(x.reshape(STEPS, 8, SIZE // 8, -1), 1, 0) for x in (inputs, targets)]
@@ -325,8 +331,8 @@ def test_pmap_sees_a_nan_of_any_one_replica(what):
     def run(params, inputs, targets):
         def one_step(carry, batch):
             params, state = carry
-            step = state.inner_state[0].step
-            bad = (jax.lax.axis_index("data") == 3) & (step == FAULT)
+            faulty = (state.step == HELD) | ((state.step > ALARM - 9) & (state.step <= ALARM))
+            bad = (jax.lax.axis_index("data") == 3) & faulty
             loss, grads = jax.value_and_grad(loss_fn)(params, *batch)
             if what == "loss":
                 loss = jnp.where(bad, jnp.nan, loss)
@@ -334,14 +340,19 @@ def test_pmap_sees_a_nan_of_any_one_replica(what):
                 grads = jax.tree.map(lambda g: jnp.where(bad, jnp.nan, g), grads)
             grads = jax.lax.pmean(grads, "data")
             params, state = salera_optax.step(tx, grads, state, params, value=loss)
-            return (params, state), state.alarm
+            return (params, state), state.action
 
         return jax.lax.scan(one_step, (params, tx.init(params)), (inputs, targets))
 
-    (params, state), alarm = jax.pmap(run, "data", in_axes=(None, 0, 0))(parameters(), *split)
-    assert (np.asarray(alarm).sum(0) == np.where(np.arange(STEPS) == FAULT, 8, 0)).all()
+    (params, state), action = jax.pmap(run, "data", in_axes=(None, 0, 0))(parameters(), *split)
+    assert (
+        np.flatnonzero(np.asarray(action.hold).all(0)) == [HELD, *range(ALARM - 8, ALARM + 1)]
+    ).all()
+    for done in (action.alarm, action.go_back):
+        assert (np.asarray(done).sum(0) == np.where(np.arange(STEPS) == ALARM, 8, 0)).all()
     for leaf in jax.tree.leaves((params, state)):
-        assert (np.asarray(leaf) == np.asarray(leaf)[0]).all()
+        same = np.broadcast_to(np.asarray(leaf)[0], leaf.shape)
+        np.testing.assert_array_equal(leaf, same)  # a NaN of the history too
 
 
 def test_the_grid_of_experiments_runs_on_all_devices(tmp_path):

@@ -5,7 +5,6 @@ documents. Trees are dictionaries from a name to an array; an object is one opti
 its own state; one method call is one training step.
 """
 
-import copy
 import math
 
 import numpy as np
@@ -220,7 +219,6 @@ class PageHinkley:
         threshold=0.1,
         factor=0.5,
         rollback=True,
-        restore_inner=True,
         forget_path=False,
     ):
         self.inner, self.smoothing, self.threshold, self.factor = (
@@ -229,9 +227,9 @@ class PageHinkley:
             threshold,
             factor,
         )
-        self.rollback, self.restore_inner, self.forget_path = rollback, restore_inner, forget_path
+        self.rollback, self.forget_path = rollback, forget_path
         self.scale, self.alarms, self.alarm = 1.0, 0, False
-        self.reference = self.before = self.inner_before = None
+        self.reference = self.before = None
         self.restart()
 
     def restart(self):
@@ -256,12 +254,10 @@ class PageHinkley:
             self.alarms += 1
             self.scale *= self.factor
             self.restart()
-            if self.restore_inner and self.inner_before is not None:
-                self.inner = copy.deepcopy(self.inner_before)
             if self.forget_path:
                 self.inner.part.forget_path()
             return self.before if self.rollback and self.before is not None else params
         self.n += 1
-        self.before, self.inner_before = params, copy.deepcopy(self.inner)
+        self.before = params
         update = self.inner.update(params, grads)
         return {k: params[k] + self.scale * update[k] for k in params}

@@ -21,18 +21,18 @@ import salera_optax
 
 STEPS = 30
 SIZE = 32
-NAN_AT, EXPLODES_AT = 8, 20
+NAN_AT, EXPLODES_AT = 8, (20, 21, 22)
 SPECS = {"w1": P(None, "data"), "b1": P("data"), "w2": P()}
 
 
 def minibatch(step):
-    """The whole minibatch; its last example, so the last process, is broken in two steps."""
+    """The whole minibatch; its last example, so the last process, is broken in some steps."""
     draw = np.random.default_rng(step)
     inputs = draw.normal(size=(SIZE, 8)).astype(np.float32)
     targets = inputs.sum(1, keepdims=True)
     if step == NAN_AT:
         inputs[-1] = np.nan
-    if step == EXPLODES_AT:
+    if step in EXPLODES_AT:
         targets[-1] = 1e4
     return inputs, targets
 
@@ -70,7 +70,7 @@ def main(folder, die):
         for name, value in parameters().items()
     }
     opt_state = jax.jit(TX.init)(params)
-    alarms = []  # the steps, of this process's life
+    holds, alarms = [], []  # the steps, of this process's life
     with ocp.CheckpointManager(folder / "checkpoints") as manager:
         first = manager.latest_step() or 0
         if first:
@@ -89,13 +89,15 @@ def main(folder, die):
                 for array in minibatch(step)
             ]
             params, opt_state = train_step(params, opt_state, *batch)
+            if opt_state.action.hold:
+                holds.append(step)
             if opt_state.alarm:
                 alarms.append(step)
             if (step + 1) % 5 == 0:
                 manager.save(step + 1, args=ocp.args.StandardSave((params, opt_state)))
     whole = multihost_utils.process_allgather(params, tiled=True)
     if jax.process_index() == 0:
-        np.savez(folder / "last.npz", first=first, alarms=alarms, **whole)
+        np.savez(folder / "last.npz", first=first, holds=holds, alarms=alarms, **whole)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import orbax.checkpoint as ocp
 import salera_optax
 from salera_optax.flax import TrainState
 
-STEPS = 30
-FAULT = 20
-INPUTS = jax.random.normal(jax.random.key(0), (STEPS, 16, 3)).at[FAULT].multiply(1e5)
+STEPS = 36
+FAULTS = slice(18, 27)  # three steps of the accumulated run
+ALARMS = {"salera": 20, "adam": 20, "accumulated": 26}
+INPUTS = jax.random.normal(jax.random.key(0), (STEPS, 16, 3)).at[FAULTS].multiply(1e5)
 OPTIMIZERS = {
     "salera": salera_optax.salera(0.1),
     "adam": salera_optax.page_hinkley(optax.adam(0.01)),

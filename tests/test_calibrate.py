@@ -1,4 +1,4 @@
-"""Thresholds replayed on recorded losses."""
+"""Detectors replayed on recorded losses."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ import pytest
 
 import salera_optax
 
-ARGUMENTS = {"thresholds": [0.03, 0.1, 1], "rises": [0.5, 2]}
+RISES = [0.5, 2]
+THRESHOLDS = [0.03, 0.1, 1]
 
 
 def recorded(runs=2, steps=1500):
@@ -18,49 +19,76 @@ def recorded(runs=2, steps=1500):
 
 
 def test_a_larger_threshold_costs_delay_and_saves_false_alarms():
-    arguments = ARGUMENTS | {"detector": "published"}
-    found = salera_optax.calibrate(recorded(), **arguments)
-    assert found.delay.shape == found.missed.shape == (3, 2)
-    assert (np.diff(found.delay[:, 1]) > 0).all()
-    assert (np.diff(found.missed, axis=0) >= 0).all()
-    sharp = salera_optax.calibrate(recorded(), smoothing=1, **arguments)
-    assert sharp.false_alarms.shape == (3,)
-    assert (np.diff(sharp.false_alarms) < 0).all()
-    assert (sharp.false_alarms[:2] > found.false_alarms[:2]).all()
+    def found(**numbers):
+        detectors = [salera_optax.published(threshold=t, **numbers) for t in THRESHOLDS]
+        results = [salera_optax.calibrate(recorded(), d, rises=RISES) for d in detectors]
+        return [np.array([getattr(r, name) for r in results]) for name in results[0]._fields]
+
+    _, false_alarms, missed, delay = found()
+    assert delay.shape == missed.shape == (3, 2)
+    assert (np.diff(delay[:, 1]) > 0).all()
+    assert (np.diff(missed, axis=0) >= 0).all()
+    _, sharp, *_ = found(smoothing=1)
+    assert sharp.shape == (3,)
+    assert (np.diff(sharp) < 0).all()
+    assert (sharp[:2] > false_alarms[:2]).all()
 
 
-def test_it_counts_the_alarms_that_the_guard_raises():
+@pytest.mark.parametrize(
+    "detector", [None, salera_optax.published(threshold=0.3)], ids=["robust", "published"]
+)
+def test_it_counts_the_alarms_that_the_guard_raises(detector):
     losses = recorded()
-    losses[0, 700] = losses[1, 400:405] = 50
-    found = salera_optax.calibrate(losses, **ARGUMENTS)
+    losses[0, 700:703] = losses[1, 400:405] = losses[1, 900] = 50
+    found = salera_optax.calibrate(losses, detector, rises=RISES)
 
-    tx = salera_optax.page_hinkley(optax.sgd(0.0), threshold=0.1)
+    tx = salera_optax.page_hinkley(optax.sgd(0.0), detector)
     x = jnp.ones(())
 
     def body(state, loss):
         return tx.update(x, state, x, value=loss)[1], None
 
     states = jax.vmap(lambda run: jax.lax.scan(body, tx.init(x), run)[0])(jnp.float32(losses))
-    counted = salera_optax.metrics(states)["alarms"].sum()
+    counted = jax.vmap(salera_optax.metrics)(states)["alarms"].sum()
     assert counted >= 2
-    np.testing.assert_allclose(found.false_alarms[1], counted / losses.size)
+    np.testing.assert_allclose(found.false_alarms, counted / losses.size)
+
+
+def test_it_replays_a_detector_of_one_s_own():
+    def observe(last, loss, gradient_norm):
+        del gradient_norm
+        alarm = loss > 10.0
+        return salera_optax.Verdict(~alarm, alarm, alarm), loss
+
+    detector = salera_optax.Detector(init=lambda dtype: jnp.zeros((), dtype), observe=observe)
+    losses = np.ones((2, 400))
+    losses[1, :3] = 20
+    found = salera_optax.calibrate(losses, detector, rises=[5, 10])
+    np.testing.assert_allclose(found.false_alarms, 3 / 800)
+    np.testing.assert_array_equal(found.missed, [1, 0])
+    np.testing.assert_array_equal(found.delay, [np.nan, 0])
 
 
 def test_a_rise_in_the_noise_is_missed_and_has_no_delay():
-    found = salera_optax.calibrate(recorded(), **ARGUMENTS | {"rises": [0.01, 2]})
-    assert (found.missed == [1, 0]).all()
-    np.testing.assert_array_equal(np.isnan(found.delay), found.missed == 1)
+    found = salera_optax.calibrate(recorded(), rises=[0.01, 2])
+    np.testing.assert_array_equal(found.rises, [0.01, 2])
+    np.testing.assert_array_equal(found.missed, [1, 0])
+    np.testing.assert_array_equal(np.isnan(found.delay), [True, False])
+
+
+def test_a_run_that_goes_well_has_no_false_alarm():
+    assert salera_optax.calibrate(recorded(runs=8)).false_alarms == 0
 
 
 def test_shorter_runs_are_filled_up_with_nan():
     losses = recorded()
     losses[1, 1000:] = np.nan
-    whole, filled = (salera_optax.calibrate(x, **ARGUMENTS) for x in (recorded(), losses))
-    losses[0, 700] = losses[1, 700] = 50
-    alarms = salera_optax.calibrate(losses, **ARGUMENTS).false_alarms
+    whole, filled = (salera_optax.calibrate(x, rises=RISES) for x in (recorded(), losses))
+    losses[:, 700:703] = 50
+    alarms = salera_optax.calibrate(losses, rises=RISES).false_alarms
     np.testing.assert_allclose(alarms, 2 / 2500)
-    assert (filled.missed[:, 1] == 0).all()
-    assert (abs(filled.delay - whole.delay)[:, 1] < 3).all()
+    assert filled.missed[1] == 0
+    assert abs(filled.delay - whole.delay)[1] < 3
 
 
 @pytest.mark.parametrize(
@@ -68,10 +96,10 @@ def test_shorter_runs_are_filled_up_with_nan():
     [
         ({"losses": [1.0]}, ValueError, r"losses must have the shape .* got \(1,\)"),
         ({"losses": ["a", "b"]}, TypeError, "losses must be real numbers"),
-        ({"thresholds": [0.1, 0]}, ValueError, r"thresholds must be .* greater than 0, got \[0.1"),
+        ({"rises": [0.1, 0]}, ValueError, r"rises must be .* greater than 0, got \[0.1"),
         ({"rises": np.inf}, ValueError, "rises must be .* finite .* got inf"),
-        ({"smoothing": 2}, ValueError, r"smoothing must be in \(0, 1\], got 2"),
-        ({"detector": "guess"}, ValueError, "detector must be one of"),
+        ({"detector": "guess"}, TypeError, "detector must be a .*Detector.*got 'guess'"),
+        ({"detector": salera_optax.robust}, TypeError, "detector must be a .*Detector.*got"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, match):

@@ -34,6 +34,24 @@ ALERA_FACTORIES: dict[str, Callable[..., Any]] = {
     "spalera": alias(salera_optax.spalera),
     "ag_adam": alias(salera_optax.ag_adam),
 }
+
+
+def detected(**numbers: Any) -> optax.GradientTransformationExtraArgs:
+    """The bare wrapper with the paper's detector."""
+    return guarded(detector=salera_optax.published(**numbers))
+
+
+def of_the_authors(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """A ready-made optimizer with the paper's detector."""
+    return lambda **arguments: factory(0.1, std="authors", **arguments)
+
+
+# The factories of what has the two numbers of the paper's detector.
+DETECTOR_FACTORIES: dict[str, Callable[..., Any]] = {
+    "published": detected,
+    "salera": of_the_authors(salera_optax.salera),
+    "spalera": of_the_authors(salera_optax.spalera),
+}
 GUARD_FACTORIES: dict[str, Callable[..., Any]] = {
     "page_hinkley": guarded,
     "salera": alias(salera_optax.salera),
@@ -61,7 +79,8 @@ NUMBERS = [
     (factory, make, name)
     for factories, names in (
         (ALERA_FACTORIES, ("alpha", "gain", "eps")),
-        (GUARD_FACTORIES, ("smoothing", "threshold", "factor")),
+        (GUARD_FACTORIES, ("factor",)),
+        (DETECTOR_FACTORIES, ("smoothing", "threshold")),
     )
     for factory, make in factories.items()
     for name in names
@@ -134,9 +153,57 @@ def test_unknown_std_is_shown_beside_the_valid_ones(make: Callable[..., Any], wr
 
 
 @each(GUARD_FACTORIES)
-def test_unknown_detector_is_shown_beside_the_valid_ones(make: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match=r"detector must be .*'robust'.*'published'.*got 'guess'"):
-        make(detector="guess")
+@pytest.mark.parametrize(
+    "wrong",
+    ["robust", 0.1, salera_optax.robust, (jnp.zeros, jnp.ones), optax.sgd(0.1)],
+    ids=lambda wrong: str(wrong)[:12],
+)
+def test_detector_of_another_kind_is_shown_beside_the_valid_ones(
+    make: Callable[..., Any], wrong: Any
+) -> None:
+    match = (
+        rf"detector must be a .*Detector.*robust\(\).*published\(\).*got {re.escape(repr(wrong))}"
+    )
+    with pytest.raises(TypeError, match=match):
+        make(detector=wrong)
+
+
+def test_a_detector_of_another_class_is_accepted() -> None:
+    class Mine:
+        init = staticmethod(salera_optax.robust().init)
+        observe = staticmethod(salera_optax.robust().observe)
+
+    for make in GUARD_FACTORIES.values():
+        tx = make(detector=Mine())
+        update = functools.partial(tx.update, value=1.0)
+        jax.eval_shape(update, params(), tx.init(params()), params())
+
+
+@each(GUARD_FACTORIES)
+def test_a_guard_directly_in_a_guard_is_refused(make: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=r"inner must not be a guard itself.*page_hinkley"):
+        salera_optax.page_hinkley(make())
+
+
+@each(GUARD_FACTORIES)
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda tx: optax.chain(optax.clip(1.0), tx),
+        lambda tx: optax.masked(tx, {"Dense_0": True, "Dense_1": False}),
+        lambda tx: optax.partition({"tx": tx}, "tx"),
+        lambda tx: optax.apply_if_finite(optax.with_extra_args_support(tx), 5),
+        lambda tx: salera_optax.MultiSteps(tx, 2).gradient_transformation(),
+        lambda tx: tx._replace(update=tx.update),
+    ],
+    ids=["chain", "masked", "partition", "apply_if_finite", "MultiSteps", "replaced"],
+)
+def test_a_guard_deep_in_a_guard_is_refused(
+    make: Callable[..., Any], nest: Callable[[Any], Any]
+) -> None:
+    match = r"page_hinkley: inner must hold no further guard.*rollback of the inner"
+    with pytest.raises((ValueError, TypeError), match=rf"{match}|must not be a guard itself"):
+        salera_optax.page_hinkley(nest(make())).init(params())
 
 
 @pytest.mark.parametrize(
@@ -223,13 +290,20 @@ def bare_leaf(tree: Any) -> Any:
 
 
 @each(BOTH)
-@pytest.mark.parametrize("spoil", [missing_leaf, additional_leaf, bare_leaf])
-def test_gradients_of_another_structure_are_refused(
-    make: Callable[..., Any], spoil: Callable[[Any], Any]
+@pytest.mark.parametrize(
+    ("spoil", "difference"),
+    [
+        (missing_leaf, "of 4 leaves there and 3 here, 'Dense_1/bias' is missing"),
+        (additional_leaf, "of 4 leaves there and 5 here, 'Dense_2/kernel' is unknown to it"),
+        (bare_leaf, "of 4 leaves there and 1 here, 'Dense_0/bias' is missing"),
+    ],
+)
+def test_gradients_of_another_structure_are_refused_by_the_first_difference(
+    make: Callable[..., Any], spoil: Callable[[Any], Any], difference: str
 ) -> None:
     tx = make()
     state = tx.init(params())
-    match = r"(updates|gradients?).*structure.*PyTreeDef.*got PyTreeDef"
+    match = rf"(updates|gradients?).*structure.*init saw: {difference}"
     with pytest.raises(ValueError, match=match):
         tx.update(spoil(params()), state, params(), value=1.0)
     with pytest.raises(ValueError, match=match):
@@ -259,11 +333,63 @@ def test_gradient_of_another_shape_is_named_with_both_shapes(
 def test_parameters_of_another_tree_than_the_state_are_refused(make: Callable[..., Any]) -> None:
     tx = make()
     state = tx.init(params())
-    with pytest.raises(ValueError, match=r"params.*structure.*PyTreeDef.*got PyTreeDef"):
+    with pytest.raises(ValueError, match=r"params.*structure.*'Dense_1/bias' is missing"):
         tx.update(params(), state, missing_leaf(params()), value=1.0)
     reshaped = {**params(), "Dense_0": {"kernel": jnp.ones((6,)), "bias": jnp.ones((2,))}}
     with pytest.raises(ValueError, match=r"params.*\(3, 2\).*Dense_0/kernel.*got \(6,\)"):
         tx.update(params(), state, reshaped, value=1.0)
+
+
+@each(GUARD_FACTORIES)
+def test_parameters_of_lookahead_are_refused_with_the_way_to_have_both(
+    make: Callable[..., Any],
+) -> None:
+    tx = make()
+    both = optax.LookaheadParams.init_synced(params())
+    with pytest.raises(ValueError, match=r"LookaheadParams.*optax.lookahead\(page_hinkley\(fast\)"):
+        tx.update(params(), tx.init(params()), both, value=1.0)
+
+
+def large_tree() -> dict[str, Any]:
+    """A model of 240 leaves."""
+    return {
+        f"Transformer_Block_{block}": {
+            layer: {"kernel": jnp.ones((1,)), "bias": jnp.ones((1,))}
+            for layer in ("query", "key", "value", "output", "mlp_in")
+        }
+        for block in range(24)
+    }
+
+
+@each(BOTH)
+@pytest.mark.parametrize("change", ["missing", "renamed", "list", "shape"])
+def test_message_about_a_large_tree_is_short_and_names_the_first_leaf_that_differs(
+    make: Callable[..., Any], change: str
+) -> None:
+    tx, tree = make(), large_tree()
+    assert len(jax.tree.leaves(tree)) == 240
+    gradients = {**tree, "Transformer_Block_7": dict(tree["Transformer_Block_7"])}
+    layer = gradients["Transformer_Block_7"].pop("query")
+    if change == "renamed":
+        gradients["Transformer_Block_7"]["queries"] = layer
+    elif change == "list":
+        gradients["Transformer_Block_7"]["query"] = [layer["bias"], layer["kernel"]]
+    elif change == "shape":
+        gradients["Transformer_Block_7"]["query"] = {**layer, "bias": jnp.ones((3,))}
+    with pytest.raises(ValueError, match=r"'Transformer_Block_7/query/bias'") as raised:
+        tx.update(gradients, tx.init(tree), tree, value=1.0)
+    message = str(raised.value)
+    assert len(message) < 400
+    assert message.count("Transformer_Block") == 1
+    if change != "shape":
+        assert f"of 240 leaves there and {len(jax.tree.leaves(gradients))} here" in message
+
+
+@each(GUARD_FACTORIES)
+def test_containers_of_other_types_are_told(make: Callable[..., Any]) -> None:
+    tx, tree = make(), {"layers": (jnp.ones(2), jnp.ones(3))}
+    with pytest.raises(ValueError, match=r"same names, the containers are of other types"):
+        tx.update({"layers": list(tree["layers"])}, tx.init(tree), tree, value=1.0)
 
 
 # --------------------------------------------------------------------------------- the loss

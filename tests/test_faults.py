@@ -21,7 +21,7 @@ OPTIMIZERS = {
     "salera with momentum": lambda: salera_optax.salera(0.05, momentum=0.9, nesterov=True),
     "spalera": lambda: salera_optax.spalera(0.1),
     "ag_adam": lambda: salera_optax.page_hinkley(
-        salera_optax.ag_adam(1e-3), restore_inner=False, on_alarm=salera_optax.forget_path
+        salera_optax.ag_adam(1e-3), on_alarm=salera_optax.forget_path
     ),
 }
 # The last three are variations.
@@ -44,10 +44,10 @@ FAULTS = {
     "NaN loss": ("loss", 1, np.nan),
     "infinite loss": ("loss", 1, np.inf),
     "NaN gradient": ("gradient", 1, np.nan),
-    "ten gradients x 1e3": ("gradient", 10, 1e3),
-    "ten gradients x 1e25": ("gradient", 10, 1e25),
-    "ten NaN gradients": ("gradient", 10, np.nan),
-    "ten NaN losses": ("loss", 10, np.nan),
+    "eight gradients x 1e3": ("gradient", 8, 1e3),
+    "eight gradients x 1e25": ("gradient", 8, 1e25),
+    "eight NaN gradients": ("gradient", 8, np.nan),
+    "sixty NaN losses": ("loss", 60, np.nan),
     "NaN parameters": ("parameters", 1, np.nan),
 }
 
@@ -101,18 +101,21 @@ def trainer(factory, apply):
             else:
                 updates, state = tx.update(grads, state, params, value=loss)
                 params = optax.apply_updates(params, updates)
-            alarm = salera_optax.metrics(state).get("alarm", jnp.zeros((), bool))
-            return (params, state), alarm
+            report = salera_optax.metrics(state)
+            no = jnp.zeros((), bool)
+            return (params, state), (report.get("alarm", no), report.get("held", no) > 0)
 
         steps = jnp.arange(STEPS)
-        (params, state), alarms = jax.lax.scan(body, (params, tx.init(params)), (steps, batches))
-        return params, state, alarms, loss_fn(params, images, labels)
+        (params, state), (alarms, held) = jax.lax.scan(
+            body, (params, tx.init(params)), (steps, batches)
+        )
+        return params, state, alarms | held, loss_fn(params, images, labels)
 
     return train
 
 
 def run(factory, apply, target, start, length, size):
-    """Parameters, state, alarms and final loss of one run."""
+    """Parameters, state, the calls held, and final loss of one run."""
     return trainer(factory, apply)(TARGETS.index(target), start, length, size)
 
 
@@ -128,21 +131,25 @@ def test_a_fault_is_survived(fault, name, apply):
     target, length, size = FAULTS[fault]
     if target == "parameters" and apply == "apply_updates":
         pytest.skip("nothing can be added to a NaN: this is what step is for")
-    params, state, alarms, loss = run(OPTIMIZERS[name], apply, target, FAULT_AT, length, size)
+    params, state, held, loss = run(OPTIMIZERS[name], apply, target, FAULT_AT, length, size)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-    assert loss < 1.25 * clean_loss(OPTIMIZERS[name])
-    assert alarms[FAULT_AT : FAULT_AT + 2].any(), "the fault is noticed at once"
-    assert alarms.sum() <= length
-    assert salera_optax.metrics(state)["scale"] > 0.9, "and the steps grow back behind it"
+    # Parameters that are lost look as after a step that is too long, which halves.
+    assert loss < (2 if target == "parameters" else 1.25) * clean_loss(OPTIMIZERS[name])
+    if target != "parameters":
+        assert held[FAULT_AT], "the fault is noticed at once"
+        assert held[FAULT_AT + length :].sum() <= 1
+        assert salera_optax.metrics(state)["scale"] == 1, "and punishes no step"
 
 
 @pytest.mark.parametrize("apply", ["step", "apply_updates"])
 @pytest.mark.parametrize("name", EACH_OPTIMIZER)
-def test_a_burst_of_corrupt_minibatches_halves_once(name, apply):
-    _, state, alarms, loss = run(OPTIMIZERS[name], apply, "images", FAULT_AT, 5, 1e4)
-    assert loss < 2 * clean_loss(OPTIMIZERS[name])
-    assert 3 <= alarms[FAULT_AT : FAULT_AT + 6].sum() == alarms.sum()
-    assert salera_optax.metrics(state)["scale"] == 0.5
+def test_two_corrupt_minibatches_change_nothing_and_a_long_run_halves_at_most_once(name, apply):
+    for length in (2, 5, 30):
+        _, state, held, loss = run(OPTIMIZERS[name], apply, "images", FAULT_AT, length, 1e4)
+        assert loss < (1.25 if length == 2 else 2) * clean_loss(OPTIMIZERS[name])
+        # Behind an alarm, `apply_updates` needs a call to restore the last bit.
+        assert held[FAULT_AT : FAULT_AT + length].sum() >= length - (apply != "step")
+        assert salera_optax.metrics(state)["scale"] >= (1 if length == 2 else 0.5)
 
 
 @pytest.mark.parametrize("when", [1, 2, 20, 500])
@@ -156,11 +163,12 @@ def test_an_exploding_gradient_is_survived_whenever_it_comes(when, name):
 # Adam hides it: its first step has the same length whatever the gradient, so the loss stays low.
 @pytest.mark.parametrize("name", ["sgd", "momentum", "salera", "salera with momentum", "spalera"])
 def test_the_very_first_gradient_may_explode_and_the_loss_tells(name):
-    _, state, alarms, loss = run(OPTIMIZERS[name], "step", "gradient", 0, 1, 1e6)
+    _, state, held, loss = run(OPTIMIZERS[name], "step", "gradient", 0, 1, 1e6)
     assert loss < 3 * clean_loss(OPTIMIZERS[name])
-    assert alarms[1]
-    assert alarms.sum() == 1
-    assert salera_optax.metrics(state)["scale"] == 0.5, "as after a rate that is too large"
+    assert held[1:4].all()
+    report = salera_optax.metrics(state)
+    assert report["alarms"] == 1
+    assert report["scale"] == 0.5, "as after a rate that is too large"
 
 
 @pytest.mark.parametrize("name", BARE)
@@ -171,5 +179,6 @@ def test_without_the_guard_the_same_fault_does_harm(name):
 
 @pytest.mark.parametrize("name", EACH_OPTIMIZER)
 def test_a_healthy_run_raises_no_alarm(name):
-    alarms = run(OPTIMIZERS[name], "step", "loss", STEPS, 0, 1.0)[2]
-    assert not alarms.any()
+    _, state, held, _ = run(OPTIMIZERS[name], "step", "loss", STEPS, 0, 1.0)
+    assert salera_optax.metrics(state)["alarms"] == 0
+    assert held.sum() <= 1

@@ -84,23 +84,49 @@ def alarms(state):
     return int(salera_optax.metrics(state.opt_state)["alarms"])
 
 
+def holds(state):
+    return int(salera_optax.metrics(state.opt_state)["holds"])
+
+
 def train(state, inputs):
     for batch in inputs:
         state = linen_step(state, batch)
     return state
 
 
+# What multiplies the inputs, and how many such minibatches in a row are an alarm.
+FAULTS = [(np.nan, 9), (np.inf, 9), (1e6, 3)]
+
+
 @pytest.mark.parametrize("tx", GUARDED)
-@pytest.mark.parametrize("fault", [np.nan, np.inf])
-def test_linen_alarm_brings_back_parameters_and_batch_statistics(tx, fault):
+@pytest.mark.parametrize("fault", [np.nan, np.inf, 1e6])
+def test_linen_bad_minibatch_changes_neither_parameters_nor_batch_statistics(tx, fault):
+    before = train(linen_state(tx), INPUTS[:20])
+    assert (alarms(before), holds(before)) == (0, 0)
+    held = linen_step(before, fault * INPUTS[20])
+    assert (alarms(held), holds(held)) == (0, 1)
+    assert_same_bits((held.params, held.batch_stats), (before.params, before.batch_stats))
+    assert_same_bits(held.snapshot, before.snapshot)
+    assert int(held.step) == 21
+    after = linen_step(held, INPUTS[21])
+    expected = linen_step(before, INPUTS[21])
+    assert_same_bits((after.params, after.batch_stats), (expected.params, expected.batch_stats))
+
+
+@pytest.mark.parametrize("tx", GUARDED)
+@pytest.mark.parametrize(("fault", "calls"), FAULTS)
+def test_linen_alarm_brings_back_parameters_and_batch_statistics(tx, fault, calls):
     before = train(linen_state(tx), INPUTS[:19])
     good = linen_step(before, INPUTS[19])
-    back = linen_step(good, fault * INPUTS[20])
-    assert alarms(good) == 0
+    held = train(good, [fault * INPUTS[20]] * (calls - 1))
+    assert alarms(held) == 0
+    assert_same_bits((held.params, held.batch_stats), (good.params, good.batch_stats))
+    back = linen_step(held, fault * INPUTS[20])
     assert alarms(back) == 1
     assert_same_bits((back.params, back.batch_stats), (before.params, before.batch_stats))
-    assert int(back.step) == 21
-    again = linen_step(back, fault * INPUTS[20])  # a second alarm has nowhere else to go
+    assert int(back.step) == 20 + calls
+    again = linen_step(back, fault * INPUTS[20])  # is held there
+    assert alarms(again) == 1
     assert_same_bits((again.params, again.batch_stats), (before.params, before.batch_stats))
     after = linen_step(back, INPUTS[21])
     assert alarms(after) == 1
@@ -108,11 +134,16 @@ def test_linen_alarm_brings_back_parameters_and_batch_statistics(tx, fault):
 
 
 @pytest.mark.parametrize("tx", GUARDED)
-@pytest.mark.parametrize("factor", [np.nan, 1e6])
-def test_linen_alarm_heals_broken_parameters(tx, factor):
+@pytest.mark.parametrize(("factor", "calls"), [(np.nan, 9), (1e6, 3)])
+def test_linen_alarm_heals_broken_parameters(tx, factor, calls):
     before = train(linen_state(tx), INPUTS[:19])
     good = linen_step(before, INPUTS[19])
-    back = linen_step_with_faulty_weights(good, INPUTS[20], factor)
+    broken = linen_step_with_faulty_weights(good, INPUTS[20], factor)
+    assert_same_bits(broken.params, jax.tree.map(lambda p: p * factor, good.params))
+    held = train(broken, [INPUTS[20]] * (calls - 2))
+    assert alarms(held) == 0
+    assert_same_bits((held.params, held.batch_stats), (broken.params, good.batch_stats))
+    back = linen_step(held, INPUTS[20])
     assert alarms(back) == 1
     assert_same_bits((back.params, back.batch_stats), (before.params, before.batch_stats))
 
@@ -173,16 +204,18 @@ def test_linen_subclass_may_redeclare_the_batch_statistics():
     assert linen_step(state, INPUTS[0]).batch_stats["BatchNorm_0"]["mean"].shape == (8,)
 
 
-def test_linen_first_alarm_keeps_what_was_loaded_after_create():
+def test_linen_what_was_loaded_after_create_is_kept_and_comes_back():
     state = linen_state(salera_optax.page_hinkley(optax.adam(0.01)))
     loaded = jax.tree.map(lambda x: x + 7, (state.params, state.batch_stats))
     state = state.replace(params=loaded[0], batch_stats=loaded[1])
-    for _ in range(2):
+    for _ in range(9):
         state = linen_step(state, np.nan * INPUTS[0])
         assert_same_bits((state.params, state.batch_stats), loaded)
+    assert (alarms(state), holds(state)) == (0, 9)
     after = linen_step(state, INPUTS[1])
-    after = linen_step(after, np.nan * INPUTS[2])
-    assert alarms(after) == 3
+    assert not np.array_equal(after.params["Dense_1"]["bias"], loaded[0]["Dense_1"]["bias"])
+    after = train(after, [np.nan * INPUTS[2]] * 9)
+    assert alarms(after) == 1
     assert_same_bits((after.params, after.batch_stats), loaded)
 
 
@@ -225,7 +258,12 @@ def test_linen_takes_frozen_statistics_loaded_after_create():
     new = jax.tree.map(lambda x: x + 1, stats)
     state = state.apply_gradients(grads=params, value=1.0, batch_stats=new)
     assert_same_bits(state.batch_stats, new)
+    moved = state.params
+    for _ in range(8):
+        state = state.apply_gradients(grads=params, value=jnp.nan, batch_stats=stats)
+        assert_same_bits((state.params, state.batch_stats), (moved, new))
     state = state.apply_gradients(grads=params, value=jnp.nan, batch_stats=new)
+    assert alarms(state) == 1
     assert_same_bits((state.params, state.batch_stats), (params, stats))
 
 
@@ -244,7 +282,10 @@ def test_linen_fields_that_are_not_given_may_change_their_shape():
     )
     state = linen_step(state.replace(spectra={"u": jnp.ones(4), "v": jnp.ones(2)}), INPUTS[0])
     state = linen_step(state.replace(spectra=None), INPUTS[1])
-    assert alarms(linen_step(state, np.nan * INPUTS[2])) == 1
+    back = train(state, [np.nan * INPUTS[2]] * 9)
+    assert alarms(back) == 1
+    assert back.spectra is None
+    assert not np.array_equal(back.params["Dense_1"]["bias"], state.params["Dense_1"]["bias"])
 
 
 class WithKey(salera_flax.TrainState):
@@ -269,18 +310,21 @@ def test_linen_only_what_apply_gradients_is_given_comes_back():
         )
 
     states = [state]
-    for inputs in [*INPUTS[:5], np.nan * INPUTS[5]]:
+    for inputs in [*INPUTS[:5], *[np.nan * INPUTS[5]] * 9]:
         states.append(step(states[-1], inputs))
     assert alarms(states[-1]) == 1
+    assert_same_bits(states[-2].spectra, states[5].spectra)
     assert_same_bits(states[-1].spectra, states[4].spectra)
+    assert not np.array_equal(states[5].spectra["u"], states[4].spectra["u"])
     keys = [jax.random.key_data(state.key).tolist() for state in states]
     assert all(keys.count(key) == 1 for key in keys)
 
 
 def test_linen_without_rollback_takes_what_it_is_given():
-    state = train(linen_state(salera_optax.salera(0.1, rollback=False)), INPUTS[:5])
-    state = linen_step(state, np.nan * INPUTS[5])
-    assert alarms(state) == 1
+    before = train(linen_state(salera_optax.salera(0.1, rollback=False)), INPUTS[:5])
+    state = linen_step(before, np.nan * INPUTS[5])
+    assert holds(state) == 1
+    assert_same_bits(state.params, before.params)
     assert np.isnan(state.batch_stats["BatchNorm_0"]["mean"]).all()
 
 
@@ -288,24 +332,30 @@ def test_linen_without_rollback_takes_what_it_is_given():
 def test_linen_accumulation_rolls_back_to_the_last_accepted_step(multi_steps):
     tx = multi_steps(salera_optax.salera(0.1), every_k_schedule=2)
     states = [linen_state(tx)]
-    for inputs in INPUTS[:6]:
+    for inputs in INPUTS[:20]:
         states.append(linen_step(states[-1], inputs))
-    for inputs in (INPUTS[6], 1e6 * INPUTS[7]):
-        states.append(linen_step(states[-1], inputs))
+    for _ in range(3):
+        assert alarms(states[-1]) == 0
+        assert_same_bits(states[-1].params, states[20].params)
+        for inputs in (INPUTS[20], 1e6 * INPUTS[21]):
+            states.append(linen_step(states[-1], inputs))
     assert alarms(states[-1]) == 1
-    # The parameters of the third window; the statistics that stood beside them before its end.
-    assert_same_bits(states[-1].params, states[5].params)
-    assert_same_bits(states[-1].batch_stats, states[5].batch_stats)
-    after = linen_step(states[-1], INPUTS[8])  # no step yet, but the statistics move on
-    assert_same_bits(after.params, states[5].params)
+    # The parameters of the tenth window; the statistics that stood beside them before its end.
+    assert_same_bits(states[-1].params, states[19].params)
+    assert_same_bits(states[-1].batch_stats, states[19].batch_stats)
     assert not np.array_equal(
-        after.batch_stats["BatchNorm_0"]["mean"], states[5].batch_stats["BatchNorm_0"]["mean"]
+        states[20].params["Dense_1"]["bias"], states[19].params["Dense_1"]["bias"]
+    )
+    after = linen_step(states[-1], INPUTS[22])  # no step yet, but the statistics move on
+    assert_same_bits(after.params, states[19].params)
+    assert not np.array_equal(
+        after.batch_stats["BatchNorm_0"]["mean"], states[19].batch_stats["BatchNorm_0"]["mean"]
     )
 
 
 def test_linen_state_runs_in_a_scan_and_may_be_donated():
     state = linen_state(salera_optax.salera(0.1)).replace(step=jnp.int32(0))
-    batches = INPUTS.at[20].set(np.nan)
+    batches = INPUTS.at[10].set(np.nan).at[25:28].multiply(1e6)
 
     @jax.jit
     def run(state):
@@ -313,7 +363,7 @@ def test_linen_state_runs_in_a_scan_and_may_be_donated():
 
     one_by_one = train(state, batches)
     scanned = jax.jit(run, donate_argnums=0)(state)
-    assert alarms(scanned) == 1
+    assert (alarms(scanned), holds(scanned)) == (1, 4)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), scanned, one_by_one
     )
@@ -432,33 +482,57 @@ def nnx_pair(tx, cls=salera_flax.Optimizer):
 
 
 @pytest.mark.parametrize("tx", GUARDED)
-@pytest.mark.parametrize("fault", [np.nan, 1e8])
-def test_nnx_alarm_brings_back_parameters_and_batch_statistics(tx, fault):
+@pytest.mark.parametrize(("fault", "calls"), [(np.nan, 9), (1e8, 3)])
+def test_nnx_alarm_brings_back_parameters_and_batch_statistics(tx, fault, calls):
     net, optimizer = nnx_pair(tx)
     history = [contents(net)]
     for inputs in INPUTS[:20]:
         nnx_step(net, optimizer, inputs)
         history.append(contents(net))
+    for _ in range(calls - 1):
+        nnx_step(net, optimizer, fault * INPUTS[20])
+        assert_same_bits(contents(net), history[20])
     assert alarms(optimizer) == 0
     nnx_step(net, optimizer, fault * INPUTS[20])
     assert alarms(optimizer) == 1
     assert_same_bits(contents(net), history[19])
-    nnx_step(net, optimizer, np.nan * INPUTS[20])  # a second alarm has nowhere else to go
+    nnx_step(net, optimizer, np.nan * INPUTS[20])  # is held there
+    assert alarms(optimizer) == 1
     assert_same_bits(contents(net), history[19])
     nnx_step(net, optimizer, INPUTS[21])
     assert not np.array_equal(contents(net)["norm"]["mean"], history[19]["norm"]["mean"])
     assert not np.array_equal(contents(net)["last"]["kernel"], history[19]["last"]["kernel"])
-    assert int(optimizer.step[...]) == 23
+    assert int(optimizer.step[...]) == 22 + calls
 
 
-@pytest.mark.parametrize("fault", [np.nan, 1e6])
-def test_nnx_alarm_heals_broken_parameters(fault):
+@pytest.mark.parametrize("fault", [np.nan, 1e8])
+def test_nnx_bad_minibatch_changes_neither_parameters_nor_batch_statistics(fault):
+    net, optimizer = nnx_pair(salera_optax.salera(0.1))
+    for inputs in INPUTS[:20]:
+        nnx_step(net, optimizer, inputs)
+    before = contents(net)
+    nnx_step(net, optimizer, fault * INPUTS[20])
+    assert (alarms(optimizer), holds(optimizer)) == (0, 1)
+    assert_same_bits(contents(net), before)
+    nnx_step(net, optimizer, INPUTS[21])
+    assert holds(optimizer) == 1
+    assert not np.array_equal(contents(net)["norm"]["mean"], before["norm"]["mean"])
+    assert not np.array_equal(contents(net)["last"]["kernel"], before["last"]["kernel"])
+
+
+@pytest.mark.parametrize(("fault", "calls"), [(np.nan, 9), (1e6, 3)])
+def test_nnx_alarm_heals_broken_parameters(fault, calls):
     net, optimizer = nnx_pair(salera_optax.salera(0.1))
     history = [contents(net)]
     for inputs in INPUTS[:20]:
         nnx_step(net, optimizer, inputs)
         history.append(contents(net))
     net.last.kernel[...] = fault * net.last.kernel[...]
+    broken = contents(net)
+    for _ in range(calls - 1):
+        nnx_step(net, optimizer, INPUTS[20])
+        assert_same_bits(contents(net), broken)
+    assert alarms(optimizer) == 0
     nnx_step(net, optimizer, INPUTS[20])
     assert alarms(optimizer) == 1
     assert_same_bits(contents(net), history[19])
@@ -470,9 +544,10 @@ def test_plain_nnx_optimizer_rolls_the_parameters_back_by_addition():
     for inputs in INPUTS[:20]:
         nnx_step(net, optimizer, inputs)
         history.append(contents(net))
-    for _ in range(2):  # the first call may round, the second mends it
-        nnx_step(net, optimizer, np.nan * INPUTS[20])
-    assert alarms(optimizer) >= 1
+    for _ in range(4):  # the third is the alarm, and may round; the fourth mends it
+        nnx_step(net, optimizer, 1e6 * INPUTS[20])
+    assert alarms(optimizer) == 1
+    assert not np.array_equal(history[20]["last"]["kernel"], history[19]["last"]["kernel"])
     for layer in ("first", "last"):
         assert_same_bits(contents(net)[layer], history[19][layer])
 

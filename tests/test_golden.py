@@ -19,7 +19,7 @@ import pytest
 import salera_optax
 
 GOLDEN = Path(__file__).parent / "golden"
-COUNTERS = {"tcount": "step", "evalCounter": "step", "EveCounter": "step", "PHCounter": "n"}
+COUNTERS = {"tcount": "step", "evalCounter": "step", "EveCounter": "step", "PHCounter": "accepted"}
 
 
 def recorded_runs():
@@ -38,7 +38,7 @@ def why_left_out(run):
     if "aschoenauer-sebag/salera" not in run["source"]:
         return "not the authors' code: restarts the mean but not the path on an alarm"
     if not np.isfinite(losses).all():
-        return "a non-finite loss is an alarm here; it silences the authors' test for ever"
+        return "a non-finite loss is held here; it silences the authors' test for ever"
     if run["algorithm"] in ("salera", "spalera") and losses[0] <= 0:
         return "the threshold is relative to |first loss| here; theirs is then zero or negative"
     return None
@@ -134,7 +134,7 @@ def observed(algorithm, params, state, layers, eta):
             relaxed_loss=guard.detector.smoothed,
             mu0=guard.detector.average,
             statistic=guard.detector.statistic,
-            n=guard.detector.n,
+            accepted=guard.detector.accepted,
             alarm=guard.alarm,
             alarms=guard.alarms,
             threshold=salera_optax.metrics(state)["threshold"],

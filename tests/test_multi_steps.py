@@ -86,24 +86,48 @@ def test_accumulating_equals_the_large_minibatch(tx):
 
 
 @pytest.mark.parametrize("bad", [0, 1, 3])
-def test_a_bad_minibatch_rolls_back_and_does_not_linger(bad):
+def test_a_bad_minibatch_is_held_and_does_not_linger(bad):
     inputs, targets = batches(40)
     inputs = inputs.at[20 + bad].set(jnp.nan)
     params, state = run(salera_optax.MultiSteps(salera_optax.salera(0.1), 4), inputs, targets)
     guard = state.multi_steps.inner_opt_state
-    assert np.flatnonzero(guard.alarm).tolist() == [23]
-    assert guard.alarms[-1] == guard.nonfinite[-1] == 1
-    # Back to what they were through the window before.
-    np.testing.assert_array_equal(params["w"][23], params["w"][15])
+    assert np.flatnonzero(guard.action.hold).tolist() == [23]
+    assert guard.holds[-1] == guard.nonfinite[-1] == 1
+    assert guard.alarms[-1] == 0
+    assert guard.scale[-1] == 1
+    for call in range(20, 27):
+        np.testing.assert_array_equal(params["w"][call], params["w"][19])
     assert np.isfinite(params["w"]).all()
     assert not np.array_equal(params["w"][27], params["w"][23])
+
+
+@pytest.mark.parametrize("bad", [0, 1, 3])
+def test_a_bad_minibatch_in_three_steps_rolls_back_once(bad):
+    inputs, targets = batches(128)
+    targets = targets.at[jnp.array([100, 104, 108]) + bad].add(1e6)
+    params, state = run(salera_optax.MultiSteps(salera_optax.salera(0.01), 4), inputs, targets)
+    guard = state.multi_steps.inner_opt_state
+    assert np.flatnonzero(guard.action.hold).tolist() == [103, 107, 111]
+    for done in (guard.alarm, guard.action.go_back):
+        assert np.flatnonzero(done).tolist() == [111]
+    assert guard.alarms[-1] == 1
+    assert guard.scale[-1] == 0.5
+    # Back to what they were through the window before the last step.
+    for call in range(100, 111):
+        np.testing.assert_array_equal(params["w"][call], params["w"][99])
+    assert not np.array_equal(params["w"][99], params["w"][95])
+    np.testing.assert_array_equal(params["w"][111], params["w"][95])
+    assert not np.array_equal(params["w"][115], params["w"][111])
 
 
 def test_an_explosion_in_any_minibatch_is_seen():
     inputs, targets = batches(400)
     targets = targets.at[361].add(1000.0)  # the second of four, which Optax's would not pass on
     _, state = run(salera_optax.MultiSteps(salera_optax.salera(0.1), 4), inputs, targets)
-    assert np.flatnonzero(state.multi_steps.inner_opt_state.alarm).tolist() == [363]
+    guard = state.multi_steps.inner_opt_state
+    assert np.flatnonzero(guard.action.hold).tolist() == [363]
+    (row,) = salera_optax.events(jax.tree.map(lambda x: x[-1], state))
+    assert (row["step"], row["cause"]) == (90, "doubt")
 
 
 def test_a_rejected_minibatch_counts_neither_in_gradient_nor_loss():

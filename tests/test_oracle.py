@@ -67,8 +67,8 @@ def alera_case(name, oracle_base=None, labels=None, *, is_complex=False, **argum
 
 def salera_case(name, oracle_base=None, *, is_complex=False, **arguments):
     """The published detector; `std`, `rollback`, `reset_path` and the detector's numbers vary."""
-    guard = {"detector": "published", "rollback": True, "reset_path": True} | arguments
-    ours = salera_optax.salera(0.05, 0.1, 0.02, **guard)
+    guard = {"rollback": True, "reset_path": True} | arguments
+    ours = salera_optax.salera(0.05, 0.1, 0.02, **with_published(guard))
 
     def reference(params):
         base = oracle_base and oracle_base()
@@ -79,8 +79,8 @@ def salera_case(name, oracle_base=None, *, is_complex=False, **arguments):
 
 
 def spalera_case(name, *, is_complex=False, **arguments):
-    guard = {"detector": "published", "rollback": True, "reset_path": True} | arguments
-    ours = salera_optax.spalera(0.05, 0.1, 0.002, **guard)
+    guard = {"rollback": True, "reset_path": True} | arguments
+    ours = salera_optax.spalera(0.05, 0.1, 0.002, **with_published(guard))
 
     def reference(params):
         part = oracle.ParameterwiseAlera(params, 0.1, 0.002, guard.get("std", "exact"))
@@ -89,19 +89,26 @@ def spalera_case(name, *, is_complex=False, **arguments):
     return Case(f"spalera, {name}", ours, reference, is_complex, alarms=True)
 
 
+def with_published(arguments):
+    """The arguments of one of ours, the numbers of the detector put into the detector itself."""
+    names = ("smoothing", "threshold")
+    numbers = {name: arguments[name] for name in names if name in arguments}
+    others = {name: value for name, value in arguments.items() if name not in names}
+    return {"detector": salera_optax.published(**numbers)} | others
+
+
 def guard_of(arguments):
     """The oracle's guard of an alias: rates and base survive, the path may be forgotten."""
     names = ("smoothing", "threshold", "factor", "rollback")
     return {
         **{name: arguments[name] for name in names if name in arguments},
-        "restore_inner": False,
         "forget_path": arguments["reset_path"],
     }
 
 
 def wrapper_case(name, inner, oracle_part, learning_rate, **arguments):
     """The bare wrapper around an optimizer that knows nothing of it."""
-    ours = salera_optax.page_hinkley(inner, detector="published", **arguments)
+    ours = salera_optax.page_hinkley(inner, **with_published(arguments))
 
     def reference(_):
         return oracle.PageHinkley(oracle.Descent(oracle_part(), learning_rate), **arguments)
@@ -121,15 +128,14 @@ def ag_adam_guarded():
     """As `salera`, on Adam's direction: an alarm starts Adam over."""
     ours = salera_optax.page_hinkley(
         salera_optax.ag_adam(0.02, 0.1, 0.02),
-        detector="published",
-        restore_inner=False,
+        salera_optax.published(),
         on_alarm=salera_optax.forget_path,
     )
 
     def reference(params):
         part = oracle.Alera(params, 0.1, 0.02, base=oracle.Adam())
         descent = oracle.Descent(part, 0.02)
-        return oracle.PageHinkley(descent, restore_inner=False, forget_path=True)
+        return oracle.PageHinkley(descent, forget_path=True)
 
     return Case("page_hinkley, ag_adam", ours, reference, alarms=True)
 
@@ -142,9 +148,9 @@ def schedule(step):
 def scheduled_case():
     def reference(params):
         descent = oracle.Descent(oracle.Alera(params, 0.1, 0.02), schedule)
-        return oracle.PageHinkley(descent, restore_inner=False, forget_path=True)
+        return oracle.PageHinkley(descent, forget_path=True)
 
-    ours = salera_optax.salera(schedule, 0.1, 0.02, detector="published")
+    ours = salera_optax.salera(schedule, 0.1, 0.02, detector=salera_optax.published())
     return Case("salera, learning rate on a schedule", ours, reference, alarms=True)
 
 
@@ -188,11 +194,13 @@ CASES = [
     wrapper_case("gradient descent", optax.sgd(0.05), oracle.Plain, 0.05),
     wrapper_case("momentum", optax.sgd(0.05, 0.9), lambda: oracle.Momentum(0.9), 0.05),
     wrapper_case(
-        "momentum kept",
+        "momentum, raw loss, high threshold",
         optax.sgd(0.05, 0.9),
         lambda: oracle.Momentum(0.9),
         0.05,
-        restore_inner=False,
+        smoothing=1.0,
+        threshold=0.5,
+        factor=0.3,
     ),
     wrapper_case("Adam", optax.adam(0.05), oracle.Adam, 0.05),
     wrapper_case("Adam, no rollback", optax.adam(0.05), oracle.Adam, 0.05, rollback=False),
@@ -270,7 +278,7 @@ def our_values(params, state):
         values |= {
             "alarm": state.alarm.astype(int),
             "alarms": state.alarms,
-            "scale": state.scale * state.recovery,
+            "scale": state.scale,
             "smoothed": state.detector.smoothed,
             "average": state.detector.average,
             "statistic": state.detector.statistic,

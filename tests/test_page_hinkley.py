@@ -3,9 +3,11 @@
 import re
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import salera_optax
@@ -21,6 +23,16 @@ PARAMS = tree(1.0, -2.0, 0.1, 3.0)
 GRADS = tree(0.3, 0.2, -0.1, 0.7)
 
 
+HIGH = [1e9] * 3  # after a quiet loss, the third of them is an alarm
+
+
+def run(tx, params, state, values, grads=GRADS):
+    """Steps at these losses, one after the other."""
+    for value in values:
+        params, state = salera_optax.step(tx, grads, state, params, value=value)
+    return params, state
+
+
 def ones_like(params):
     return jax.tree.map(jnp.ones_like, params)
 
@@ -30,23 +42,66 @@ def assert_same_bits(a, b):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
-def test_an_alarm_returns_the_parameters_of_before_the_last_step():
+@pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf"), 1e9])
+def test_a_minibatch_in_doubt_changes_nothing(value):
+    tx = salera_optax.page_hinkley(optax.adam(0.1))
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0, 1.0])
+    held, after = run(tx, params, state, [value])
+    assert after.action.hold
+    assert not after.alarm
+    assert_same_bits(held, params)
+    assert_same_bits(after.inner_state, state.inner_state)
+    assert after.scale == 1
+
+
+def test_a_normal_loss_ends_the_doubt():
     tx = salera_optax.page_hinkley(optax.sgd(0.1))
-    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-    params, state = salera_optax.step(tx, GRADS, state, params, value=NAN)
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0, NAN, 1.0, 1e9, 1e9, 1.0])
+    assert (state.holds, state.alarms, state.scale) == (3, 0, 1)
+    np.testing.assert_allclose(params["a"], PARAMS["a"] - 0.3 * GRADS["a"], rtol=1e-5)
+
+
+def test_three_losses_far_outside_return_the_parameters_of_the_last_quiet_loss():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1))
+    before, state = run(tx, PARAMS, tx.init(PARAMS), [1.0, 1.0])
+    params, state = run(tx, before, state, [1.0])
+    params, state = run(tx, params, state, HIGH)
     assert state.alarm
-    assert_same_bits(params, PARAMS)
+    assert state.action.go_back
+    assert_same_bits(params, before)
+
+
+def test_a_slow_rise_is_taken_back_to_before_it_began():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1))
+    before, state = run(tx, PARAMS, tx.init(PARAMS), [1.0] * 50)
+    params, state = run(tx, before, state, [1.0])
+    quiet = 0
+    for step in range(1, 60):
+        before, quiet = (params, step) if state.action.renew else (before, quiet)
+        params, state = run(tx, params, state, [1.0 + 0.03 * step])
+        if state.alarm:
+            break
+    assert state.action.go_back
+    assert state.holds == 1, "it took steps while the loss rose"
+    assert step - quiet > 10
+    assert_same_bits(params, state.snapshot)
 
 
 def test_the_step_after_an_alarm_is_half_as_long():
     tx = salera_optax.page_hinkley(optax.sgd(0.1))
-    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-    params, state = salera_optax.step(tx, GRADS, state, params, value=1e9)
-    assert state.alarm
-    params, state = salera_optax.step(tx, GRADS, state, params, value=1.0)
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0, *HIGH, 1.0])
     np.testing.assert_allclose(params["a"], PARAMS["a"] - 0.05 * GRADS["a"], rtol=1e-6)
     assert not state.alarm
-    assert state.alarms == 1
+    assert (state.alarms, state.scale) == (1, 0.5)
+
+
+def test_a_loss_that_is_high_at_good_parameters_too_shrinks_nothing_in_the_end():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1))
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0, *[1e9] * 43])
+    assert (state.alarms, state.scale) == (2, 1)
+    assert_same_bits(params, PARAMS)
+    _, state = run(tx, params, state, [1e9])
+    assert not state.action.hold, "the new level is normal"
 
 
 @pytest.mark.parametrize("size", [0.5, 3.0, 1e3, 1e6, 1e15, 1e30])
@@ -59,40 +114,45 @@ def test_apply_updates_is_back_on_the_snapshot_bit_for_bit_one_step_later(size):
     updates, state = tx.update(jump, state, before, value=1.0)
     after = optax.apply_updates(before, updates)
 
-    updates, state = tx.update(ones_like(after), state, after, value=jnp.inf)
+    for value in HIGH:
+        updates, state = tx.update(ones_like(after), state, after, value=value)
     restored = optax.apply_updates(after, updates)
-    assert state.alarm
+    assert state.action.go_back
     exact_at_once = all(bool((restored[k] == before[k]).all()) for k in before)
-    steps_before = int(state.detector.n)
 
     updates, state = tx.update(ones_like(after), state, restored, value=0.5)
     final = optax.apply_updates(restored, updates)
     if exact_at_once:
-        assert state.detector.n == steps_before + 1, "nothing to mend: a gradient step"
+        assert state.action.renew, "nothing to mend: a gradient step"
     else:
         assert_same_bits(final, before)
-        assert state.detector.n == steps_before, "no gradient step before the rollback is exact"
+        assert state.action.hold, "no gradient step before the rollback is exact"
     assert not state.alarm
     assert state.alarms == 1
 
 
 def test_a_rollback_that_can_never_be_exact_holds_the_run_up_for_one_call_only():
     tx = salera_optax.page_hinkley(optax.sgd(0.1))
-    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-    _, state = tx.update(GRADS, state, params, value=NAN)
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0])
+    for value in HIGH:
+        _, state = tx.update(GRADS, state, params, value=value)
+    assert state.action.go_back
     moved = jax.tree.map(lambda p: p + 1, PARAMS)  # as a projection of the parameters would
     _, state = tx.update(GRADS, state, moved, value=1.0)
-    assert state.detector.n == 0
+    assert state.action.hold
     updates, state = tx.update(GRADS, state, moved, value=1.0)
-    assert state.detector.n == 1
+    assert not state.action.hold
     np.testing.assert_allclose(updates["a"], -0.05 * GRADS["a"], rtol=0.02)
 
 
 def test_parameters_come_back_from_nan():
     tx = salera_optax.page_hinkley(optax.sgd(0.1))
-    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0])
     lost = jax.tree.map(lambda p: jnp.full_like(p, NAN), params)
-    params, state = salera_optax.step(tx, lost, state, lost, value=NAN)
+    params, state = run(tx, lost, state, [NAN] * 8, lost)
+    assert not state.alarm
+    params, state = run(tx, params, state, [NAN], lost)
+    assert state.alarm, "nine in a row"
     assert_same_bits(params, PARAMS)
 
 
@@ -106,111 +166,116 @@ def test_no_update_is_ever_non_finite():
     assert all(jnp.isfinite(u).all() for u in jax.tree.leaves(updates))
 
 
-def test_the_inner_state_goes_back_too():
-    tx = salera_optax.page_hinkley(optax.trace(0.9))
-    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-    before = state.inner_state
-    bad = jax.tree.map(lambda g: 5 * g, GRADS)
-    params, state = salera_optax.step(tx, bad, state, params, value=1.0)
-    params, state = salera_optax.step(tx, GRADS, state, params, value=1e9)
-    assert state.alarm
-    assert_same_bits(state.inner_state, before)
+@pytest.mark.parametrize(
+    "inner",
+    [
+        optax.sgd(0.1, momentum=0.9),
+        optax.adam(0.1),
+        optax.lion(0.1),
+        optax.masked(optax.adam(0.1), {"a": True, "b": {"c": False}}),
+        optax.chain(optax.clip(1.0), optax.scale_by_adam(), optax.scale_by_learning_rate(0.1)),
+        optax.contrib.schedule_free_sgd(0.1),
+    ],
+    ids=["momentum", "adam", "lion", "masked", "chain", "schedule-free"],
+)
+def test_what_the_optimizer_remembers_of_the_gradients_starts_over_at_an_alarm(inner):
+    tx = salera_optax.page_hinkley(inner)
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0])
+    memory = optax.tree.map_params(
+        inner, lambda x: x, state.inner_state, transform_non_params=lambda _: None
+    )
+    assert any(bool((leaf != 0).any()) for leaf in jax.tree.leaves(memory))
+    params, state = run(tx, params, state, HIGH)
+    assert state.action.go_back
+    memory, fresh = (
+        optax.tree.map_params(inner, lambda x: x, part, transform_non_params=lambda _: None)
+        for part in (state.inner_state, inner.init(PARAMS))
+    )
+    assert_same_bits(memory, fresh)
 
 
-def test_without_restore_inner_the_state_stays_and_on_alarm_mends_it():
+def test_the_count_of_adam_starts_over_and_that_of_a_schedule_does_not():
+    schedule = optax.linear_schedule(0.1, 0.01, 100)
+    tx = salera_optax.page_hinkley(optax.adam(schedule))
+    _, state = run(tx, PARAMS, tx.init(PARAMS), [1.0, 1.0, *HIGH])
+    adam, schedule_state = state.inner_state
+    assert (adam.count, schedule_state.count) == (0, 2)
+
+
+def test_the_rates_of_alera_stay_at_an_alarm():
+    tx = salera_optax.page_hinkley(salera_optax.alera(0.1))
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0] * 5)
+    before = state.inner_state[0].log_rate
+    _, state = run(tx, params, state, HIGH)
+    assert state.inner_state[0].step == 0
+    assert state.inner_state[0].log_rate == before
+
+
+def test_on_alarm_may_do_something_else():
     def zero(inner_state):
         return jax.tree.map(jnp.zeros_like, inner_state)
 
-    kept = salera_optax.page_hinkley(optax.trace(0.9), restore_inner=False)
-    mended = salera_optax.page_hinkley(optax.trace(0.9), restore_inner=False, on_alarm=zero)
-    for tx, expected in ((kept, GRADS), (mended, zero(GRADS))):
-        params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-        _, state = salera_optax.step(tx, GRADS, state, params, value=NAN)
-        assert state.inner_snapshot is None
+    for on_alarm, expected in ((lambda state: state, GRADS), (zero, zero(GRADS))):
+        tx = salera_optax.page_hinkley(optax.trace(0.9), on_alarm=on_alarm)
+        _, state = run(tx, PARAMS, tx.init(PARAMS), [1.0, *HIGH])
+        assert state.alarm
         assert_same_bits(state.inner_state.trace, expected)
 
 
-def test_without_rollback_an_alarm_only_skips_the_step():
+def test_a_rate_set_from_the_host_stays_at_an_alarm():
+    tx = salera_optax.page_hinkley(optax.inject_hyperparams(optax.sgd)(learning_rate=0.1))
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0])
+    state.inner_state.hyperparams["learning_rate"] = jnp.float32(0.01)
+    params, state = run(tx, params, state, HIGH)
+    assert state.action.go_back
+    params, state = run(tx, params, state, [1.0])
+    np.testing.assert_allclose(params["a"], PARAMS["a"] - 0.005 * GRADS["a"], rtol=1e-6)
+
+
+def test_without_rollback_an_alarm_holds_and_shrinks():
     tx = salera_optax.page_hinkley(optax.sgd(0.1), rollback=False)
-    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-    after, state = salera_optax.step(tx, GRADS, state, params, value=1e9)
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0])
+    after, state = run(tx, params, state, HIGH)
     assert state.alarm
-    assert state.snapshot is None
+    assert (state.snapshot, state.scale) == (None, 0.5)
     assert_same_bits(after, params)
 
 
-def test_a_run_of_bad_minibatches_shrinks_the_steps_once_and_they_grow_back():
-    tx = salera_optax.page_hinkley(optax.sgd(1e-3))
-
-    @jax.jit
-    def run(params, state, values):
-        def body(carry, value):
-            params, state = carry
-            return salera_optax.step(tx, GRADS, state, params, value=value), None
-
-        return jax.lax.scan(body, (params, state), values)[0]
-
-    params, state = run(PARAMS, tx.init(PARAMS), jnp.ones(10))
-    params, state = run(params, state, jnp.full(1000, jnp.nan))
-    assert salera_optax.metrics(state)["scale"] == 0.5
-    assert state.alarms == state.nonfinite == 1000
-    params, state = run(params, state, jnp.ones(110))
-    assert salera_optax.metrics(state)["scale"] == 1.0
-
-
-def test_bad_minibatches_for_ever_leave_a_thousandth_of_the_step():
-    tx = salera_optax.page_hinkley(optax.sgd(1e-3))
-    values = jnp.tile(jnp.array([1.0, 1.0, jnp.nan]), 500)
+def scanned(tx, values):
+    """The state after steps at these losses, in one program."""
 
     def body(carry, value):
         params, state = carry
         return salera_optax.step(tx, GRADS, state, params, value=value), None
 
-    (_, state), _ = jax.lax.scan(body, (PARAMS, tx.init(PARAMS)), values)
-    assert 2**-10 <= salera_optax.metrics(state)["scale"] < 2**-9
+    return jax.jit(lambda: jax.lax.scan(body, (PARAMS, tx.init(PARAMS)), jnp.array(values))[0][1])()
 
 
-def test_three_alarms_in_succession_after_single_steps_shrink_for_good():
-    tx = salera_optax.page_hinkley(optax.sgd(0.1))
-    params, state = PARAMS, tx.init(PARAMS)
-    scales, recoveries = [], []
-    for value in (1.0, NAN, *[1.0, NAN] * 5, 1.0, 1.0, NAN):
-        params, state = salera_optax.step(tx, GRADS, state, params, value=value)
-        scales.append(float(state.scale))
-        recoveries.append(float(state.recovery))
-    assert scales[1:12:2] == [1, 1, 1, 1 / 8, 1 / 16, 1 / 32]
-    np.testing.assert_allclose(
-        recoveries[1:12:2], [1 / 2, 1 / 4, 1 / 8, 1 / 2, 1 / 2, 1 / 2], rtol=0.1
-    )
-    assert state.scale == 1 / 32, "two quiet steps end the succession"
-    assert state.alarms == 7
-
-
-@pytest.mark.parametrize(("detector", "third"), [("robust", 1 / 8), ("published", 1 / 2)])
-def test_a_catastrophe_after_a_third_single_step_shrinks_by_the_cube(detector, third):
-    tx = salera_optax.page_hinkley(optax.sgd(0.1), detector=detector)
-    params, state = PARAMS, tx.init(PARAMS)
-    scales = []
-    for value in [1.0, 1e6] * 5:
-        params, state = salera_optax.step(tx, GRADS, state, params, value=value)
-        scales.append(float(state.scale))
-        assert state.recovery <= 1
-    shrunk = np.cumprod([1 / 2, 1 / 2, 1 / 2, third, 1 / 2])
-    np.testing.assert_array_equal(scales[1::2], shrunk)
-
-
-def test_one_bad_minibatch_in_ten_leaves_the_steps_their_length():
+def test_a_thousand_bad_minibatches_in_a_row_shrink_nothing():
     tx = salera_optax.page_hinkley(optax.sgd(1e-3))
-    bad = np.random.default_rng(0).random(5000) < 0.1
+    state = scanned(tx, [1.0] * 10 + [NAN] * 1000 + [1.0] * 10)
+    assert state.scale == 1
+    assert state.nonfinite == 1000
+    assert state.alarms == 2, "to the snapshot, and the data are to blame"
+    assert not state.action.hold
 
-    def body(carry, bad):
-        params, state = carry
-        value = jnp.where(bad, NAN, 1.0)
-        return salera_optax.step(tx, GRADS, state, params, value=value), None
 
-    (_, state), _ = jax.lax.scan(body, (PARAMS, tx.init(PARAMS)), jnp.array(bad))
-    assert state.alarms == bad.sum()
-    assert state.scale >= 2.0**-6
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
+def test_bad_minibatches_at_random_never_shrink_the_steps(share):
+    bad = np.random.default_rng(0).random(5000) < share
+    for value in (NAN, 1e6):
+        tx = salera_optax.page_hinkley(optax.sgd(1e-3))
+        state = scanned(tx, np.where(bad, value, 1.0))
+        # A run of three, by chance, before it is known how common they are, may cost two halvings.
+        assert state.scale >= (1 if share < 0.3 or np.isnan(value) else 0.25)
+        if np.isnan(value):
+            assert state.holds == state.nonfinite == bad.sum()
+
+
+def test_every_second_minibatch_bad_and_then_all_good_is_as_if_nothing_had_been():
+    tx = salera_optax.page_hinkley(optax.sgd(1e-3))
+    state = scanned(tx, [1.0, NAN] * 100 + [1.0] * 100)
+    assert (state.scale, state.alarms, state.holds) == (1, 0, 100)
 
 
 @pytest.mark.parametrize("learning_rate", [1e2, 1e6, 1e9])
@@ -233,18 +298,6 @@ def test_a_rate_that_overflows_the_loss_at_every_step_gets_through_in_the_end(le
         assert loss_fn(x) < 1e-3 * loss_fn(jnp.array([1.0, -2.0]))
 
 
-def test_catastrophes_never_bring_the_scale_to_zero():
-    tx = salera_optax.page_hinkley(optax.sgd(1e-3), detector="published")
-    values = jnp.tile(jnp.array([1.0, 1e9]), 200)
-
-    def body(carry, value):
-        params, state = carry
-        return salera_optax.step(tx, GRADS, state, params, value=value), None
-
-    (_, state), _ = jax.lax.scan(body, (PARAMS, tx.init(PARAMS)), values)
-    assert state.scale == 2.0**-50
-
-
 def test_value_and_further_arguments_reach_the_inner_optimizer():
     seen = {}
 
@@ -261,41 +314,55 @@ def test_value_and_further_arguments_reach_the_inner_optimizer():
 
 def test_reset_path_forgets_path_and_step_but_keeps_the_rates():
     for reset in (True, False):
-        tx = salera_optax.salera(0.1, 0.1, 0.1, reset_path=reset)
-        params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-        params, state = salera_optax.step(tx, GRADS, state, params, value=1.0)
+        tx = salera_optax.salera(0.1, alpha=0.1, reset_path=reset)
+        params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0, 1.0])
         rates = state.inner_state[0].log_rate
-        _, state = salera_optax.step(tx, GRADS, state, params, value=NAN)
+        _, state = run(tx, params, state, HIGH)
         after = state.inner_state[0]
         assert after.log_rate == rates
         assert (after.step == 0) == reset
         assert bool(optax.tree.norm(after.path) == 0) == reset
 
 
-def test_the_published_salera_is_selected_with_the_authors_rate_law():
-    spike = jax.tree.map(lambda g: 1e4 * g, GRADS)
-    for std, alarm in (("exact", True), ("authors", False)):
-        tx = salera_optax.salera(0.1, std=std)
-        params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-        _, state = salera_optax.step(tx, spike, state, params, value=1.0)
-        assert bool(state.alarm) == alarm
-
-
 def test_the_published_detector_ignores_a_spike_of_the_gradient():
     spike = jax.tree.map(lambda g: 1e4 * g, GRADS)
-    for detector, alarm in (("robust", True), ("published", False)):
-        tx = salera_optax.page_hinkley(optax.sgd(0.1), detector=detector)
-        params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-        _, state = salera_optax.step(tx, spike, state, params, value=1.0)
-        assert bool(state.alarm) == alarm
+    for detector, hold in ((salera_optax.robust(), True), (salera_optax.published(), False)):
+        tx = salera_optax.page_hinkley(optax.sgd(0.1), detector)
+        params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0])
+        _, state = run(tx, params, state, [1.0], spike)
+        assert bool(state.action.hold) == hold
 
 
-@pytest.mark.parametrize("option", ["rollback", "restore_inner"])
-def test_the_state_of_a_guard_without_a_snapshot_is_refused_by_one_with_it(option):
-    state = salera_optax.page_hinkley(optax.sgd(0.1, 0.9), **{option: False}).init(PARAMS)
+def test_the_published_detector_goes_back_to_before_the_last_step_at_once():
+    tx = salera_optax.page_hinkley(optax.sgd(0.1), salera_optax.published(smoothing=1.0))
+    before, state = run(tx, PARAMS, tx.init(PARAMS), [1.0])
+    params, state = run(tx, before, state, [1.0, 9.0])
+    assert state.action.go_back
+    assert state.scale == 0.5
+    assert_same_bits(params, before)
+
+
+def test_the_state_of_a_guard_without_a_snapshot_is_refused_by_one_with_it():
+    state = salera_optax.page_hinkley(optax.sgd(0.1, 0.9), rollback=False).init(PARAMS)
     tx = salera_optax.page_hinkley(optax.sgd(0.1, 0.9))
     with pytest.raises(ValueError, match="page_hinkley"):
         tx.update(GRADS, state, PARAMS, value=1.0)
+
+
+def test_guards_are_not_nested():
+    with pytest.raises(TypeError, match="inner must not be a guard"):
+        salera_optax.page_hinkley(salera_optax.page_hinkley(optax.sgd(0.1)))
+    tx = salera_optax.page_hinkley(optax.chain(salera_optax.salera(0.1), optax.scale(2.0)))
+    with pytest.raises(ValueError, match="no further guard"):
+        tx.init(PARAMS)
+
+
+def test_an_update_that_is_not_finite_is_counted_and_named():
+    tx = salera_optax.page_hinkley(optax.sgd(lambda step: jnp.where(step < 2, 0.1, NAN)))
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0] * 4)
+    assert (state.nonfinite, state.alarms) == (2, 0)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert [event["cause"] for event in salera_optax.events(state)] == ["update not finite"] * 2
 
 
 def test_step_takes_the_update_that_was_put_in_place_of_the_guards():
@@ -312,27 +379,30 @@ def test_step_takes_the_update_that_was_put_in_place_of_the_guards():
 
 def test_step_and_update_may_take_turns():
     tx = salera_optax.page_hinkley(optax.sgd(0.1))
-    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-    updates, state = tx.update(GRADS, state, params, value=NAN)
-    assert state.alarm
-    rounded = optax.apply_updates(params, updates)
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0])
+    for value in HIGH:
+        updates, state = tx.update(GRADS, state, params, value=value)
+    assert state.action.go_back
+    rounded = jax.tree.map(lambda x: x + 1e-3, optax.apply_updates(params, updates))
     # An alarm of `update` leaves it to the next call to restore the last bit.
-    params, state = salera_optax.step(tx, GRADS, state, rounded, value=1.0)
+    params, state = run(tx, rounded, state, [1.0])
     assert_same_bits(params, PARAMS)
-    params, state = salera_optax.step(tx, GRADS, state, params, value=NAN)
+    params, state = run(tx, params, state, [1.0, *HIGH])
     assert_same_bits(params, PARAMS)
     updates, state = tx.update(GRADS, state, params, value=1.0)
     assert not state.alarm
-    np.testing.assert_allclose(updates["a"], -0.05 * GRADS["a"], rtol=0.01)
+    np.testing.assert_allclose(updates["a"], -0.025 * GRADS["a"], rtol=0.01)
 
 
 def test_masked_leaves_are_left_to_the_rest_of_the_chain():
     mask = {"a": True, "b": {"c": False}}
     tx = optax.masked(salera_optax.page_hinkley(optax.sgd(0.1)), mask)
-    params, state = salera_optax.step(tx, GRADS, tx.init(PARAMS), PARAMS, value=1.0)
-    restored, state = salera_optax.step(tx, GRADS, state, params, value=NAN)
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0])
+    restored, state = run(tx, params, state, HIGH)
     assert_same_bits(restored["a"], PARAMS["a"])
-    np.testing.assert_allclose(restored["b"]["c"], params["b"]["c"] + GRADS["b"]["c"])
+    np.testing.assert_allclose(
+        restored["b"]["c"], params["b"]["c"] + 3 * GRADS["b"]["c"], rtol=1e-6
+    )
 
 
 def copies(compiled, shape):
@@ -341,8 +411,44 @@ def copies(compiled, shape):
     for computation in compiled.as_text().split("\n}\n"):
         operations = set(re.findall(r" = \S+ ([a-z-]+)\(", computation))
         if not operations <= {"parameter", "get-tuple-element", "copy", "tuple"}:
-            found += re.findall(rf".*{re.escape(shape)}\S* copy\(.*", computation)
+            # But for zeros, with which an alarm overwrites a path.
+            found += re.findall(
+                rf".*{re.escape(shape)}\S* copy\((?!%wrapped_broadcast).*", computation
+            )
     return found
+
+
+def conditionals(jaxpr, shape):
+    """The conditionals of a program, however deep, that return an array of this shape."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "cond" and any(
+            v.aval.shape == shape for v in equation.outvars
+        ):
+            found.append(equation)
+            continue
+        for sub in jax.extend.core.jaxprs_in_params(equation.params):
+            found += conditionals(sub, shape)
+    return found
+
+
+@pytest.mark.parametrize("apply", ["step", "update"])
+def test_conditionals_choose_between_stepping_and_rolling_back_on_every_backend(apply):
+    tx = salera_optax.page_hinkley(optax.adam(1e-3))
+    params = jnp.ones(17)
+
+    def train(params, state, grads):
+        if apply == "step":
+            return salera_optax.step(tx, grads, state, params, value=1.0)
+        return tx.update(grads, state, params, value=1.0)
+
+    state = tx.init(params)
+    found = conditionals(jax.make_jaxpr(train)(params, state, params).jaxpr, (17,))
+    assert len(found) == 3, "to roll back, to forget Adam's moments, and to take a step"
+    for platform in ("cuda", "tpu"):
+        exported = jax.export.export(jax.jit(train), platforms=[platform])(params, state, params)
+        text = exported.mlir_module()
+        assert "stablehlo.case" in text or "stablehlo.if" in text
 
 
 def test_the_common_path_of_the_compiled_step_copies_no_parameter():
@@ -364,14 +470,10 @@ def test_the_common_path_of_the_compiled_step_copies_no_parameter():
     ("guarded", "plain", "snapshots"),
     [
         (salera_optax.salera(0.1), salera_optax.alera(0.1), 1),
-        (salera_optax.page_hinkley(optax.adam(0.1)), optax.adam(0.1), 3),
-        (
-            salera_optax.page_hinkley(optax.sgd(0.1, 0.9), restore_inner=False),
-            optax.sgd(0.1, 0.9),
-            1,
-        ),
+        (salera_optax.page_hinkley(optax.adam(0.1)), optax.adam(0.1), 1),
+        (salera_optax.page_hinkley(optax.adam(0.1), rollback=False), optax.adam(0.1), 0),
     ],
-    ids=["salera", "adam", "momentum, not restored"],
+    ids=["salera", "adam", "adam, no rollback"],
 )
 def test_the_guard_needs_its_snapshots_and_one_temporary_and_copies_nothing(
     guarded, plain, snapshots
@@ -398,4 +500,6 @@ def test_the_guard_needs_its_snapshots_and_one_temporary_and_copies_nothing(
     assert memory.alias_size_in_bytes > memory.output_size_in_bytes - 1000  # all in place
     extra = memory.temp_size_in_bytes - compiled(plain).memory_analysis().temp_size_in_bytes
     assert extra <= 1.05 * unit
-    assert 4 * (numbers(guarded) - numbers(plain)) == pytest.approx(snapshots * unit, rel=0.01)
+    assert 4 * (numbers(guarded) - numbers(plain)) == pytest.approx(
+        snapshots * unit, rel=0.01, abs=2000
+    )

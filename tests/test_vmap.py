@@ -14,16 +14,23 @@ RATES = jnp.array([1e-3, 0.1, 1.0, 3.0, 30.0, 1000.0])  # the last three explode
 
 
 def salera(rate, extra):
-    return salera_optax.salera(rate, gain=1e-3 * extra, smoothing=extra, alpha=0.1 * extra)
+    detector = salera_optax.published(smoothing=extra)
+    return salera_optax.salera(rate, gain=1e-3 * extra, detector=detector, alpha=0.1 * extra)
 
 
 def spalera(rate, extra):
-    return salera_optax.spalera(rate, gain=1e-3 * extra, threshold=extra)
+    detector = salera_optax.published(threshold=extra)
+    return salera_optax.spalera(rate, gain=1e-3 * extra, detector=detector)
 
 
 def guarded_adam(rate, extra):
     adam = optax.adam(rate, b1=0.9 * extra)
-    return salera_optax.page_hinkley(adam, smoothing=extra, factor=extra)
+    return salera_optax.page_hinkley(adam, factor=extra)
+
+
+def guarded_momentum(rate, extra):
+    momentum = optax.sgd(rate, momentum=0.9 * extra)
+    return salera_optax.page_hinkley(momentum, salera_optax.robust(), factor=extra)
 
 
 def run(make, seed, rate, extra):
@@ -50,7 +57,7 @@ def run(make, seed, rate, extra):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [salera, spalera, guarded_adam])
+@pytest.mark.parametrize("make", [salera, spalera, guarded_adam, guarded_momentum])
 def test_runs_side_by_side_equal_the_runs_one_by_one(make):
     with jax.enable_x64(True):  # far too large a rate lets the rounding of two programs grow
         members = SEEDS, RATES.astype(float), jnp.linspace(0.1, 0.6, len(SEEDS))

@@ -1,0 +1,39 @@
+"""What an optimizer remembers of the gradients, and how it starts over."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from salera_optax._arrays import like
+
+
+def starts_over(inner: optax.GradientTransformation, state: Any, params: Any) -> Any:
+    """The state with every memory of gradients as `init` makes it; all else stays.
+
+    A memory is a field of a state that is like the parameters (a momentum, Adam's moments), and the
+    count beside it, for without it Adam would take the new moments for old ones. What stands
+    elsewhere stays: the count of a schedule, rates that were learned or set from the host.
+
+    Args:
+      inner: the optimizer.
+      state: its state.
+      params: the parameters to start over from.
+    """
+    fresh = inner.init(params)
+    marks = optax.tree.map_params(
+        inner, lambda _: True, state, transform_non_params=lambda _: False
+    )
+    memories = [path for path, mark in jax.tree_util.tree_leaves_with_path(marks) if mark]
+    names = {path for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    # Of `state.mu["w"]` the owner is `state`, the place of the NamedTuple that has the field.
+    ends = {path: [i for i in range(1, len(path) + 1) if path[i:] in names] for path in memories}
+    owners = {path[: i - 1] for path, at in ends.items() for i in at}
+
+    def chosen(path: Any, old: Any, new: Any) -> Any:
+        count = jnp.ndim(old) == 0 and jnp.issubdtype(jnp.result_type(old), np.integer)
+        return like(new, old) if path in ends or (count and path[:-1] in owners) else old
+
+    return jax.tree_util.tree_map_with_path(chosen, state, fresh)

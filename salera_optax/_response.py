@@ -1,0 +1,105 @@
+"""What the guard does about a verdict, on scalars: hold, step, go back, and shrink the steps.
+
+A bad minibatch and a bad step look alike for one loss. So nothing is taken back at the first doubt:
+the guard looks at another minibatch, at the same parameters.
+
+    doubt                  hold: nothing changes. PATIENCE of them in a row are an alarm, behind a
+                           rollback PATIENCE_ON_TRIAL.
+    alarm after a step     back to the snapshot, and the steps shrink by `factor`. Then it holds
+                           until a loss is quiet there: the step was to blame.
+    alarm without a step   the loss is high, or not finite, at parameters that were good: the data
+                           have changed. What the last alarm has shrunk is given back.
+    anything else          step. From a quiet loss the parameters before it are the snapshot.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from salera_optax._arrays import incremented
+from salera_optax._detectors import Verdict
+
+PATIENCE = 9  # calls held in a row that are an alarm
+PATIENCE_ON_TRIAL = 40  # the same at the snapshot: so many bad minibatches are waited for
+LEAST_SCALE = 2.0**-50  # where the authors' code gives up (1e-15); here the scale stays there
+
+
+class ResponseState(NamedTuple):
+    """What the guard must remember of its own doings, scalars.
+
+    Attributes:
+      scale: what alarms have left of the steps, in [2^-50, 1].
+      held: int32, calls held in a row.
+      ahead: bool, whether a step has been taken since the snapshot.
+      on_trial: bool, whether the snapshot was put back and no loss there has been quiet yet.
+    """
+
+    scale: jax.Array
+    held: jax.Array
+    ahead: jax.Array
+    on_trial: jax.Array
+
+
+class Action(NamedTuple):
+    """What the guard does in this call, boolean scalars.
+
+    Attributes:
+      alarm: whether it is an alarm.
+      hold: whether it takes no step; so it is at an alarm.
+      go_back: whether the snapshot is put back.
+      renew: whether the parameters given are the new snapshot.
+    """
+
+    alarm: jax.Array
+    hold: jax.Array
+    go_back: jax.Array
+    renew: jax.Array
+
+
+def initial(dtype: jax.typing.DTypeLike) -> ResponseState:
+    """The state before the first call."""
+    return ResponseState(
+        scale=jnp.ones((), dtype),
+        held=jnp.zeros((), jnp.int32),
+        ahead=jnp.zeros((), bool),
+        on_trial=jnp.zeros((), bool),
+    )
+
+
+def respond(
+    state: ResponseState, verdict: Verdict, factor: ArrayLike, rollback: bool
+) -> tuple[Action, ResponseState]:
+    """Decides on one call.
+
+    Args:
+      state: before the call.
+      verdict: of the detector; a value that is not finite is a doubt, and neither quiet nor an
+        alarm.
+      factor: what an alarm after a step multiplies the steps by, in (0, 1].
+      rollback: whether there is a snapshot to go back to.
+    """
+    doubt = verdict.doubt | (state.on_trial & ~verdict.quiet)
+    held = jnp.where(doubt | verdict.alarm, incremented(state.held), 0)
+    # A long wait calls for an alarm only where there is something to take back.
+    patience = jnp.where(state.on_trial, PATIENCE_ON_TRIAL, PATIENCE)
+    alarm = verdict.alarm | ((held >= patience) & (state.ahead | state.on_trial))
+    hold = doubt | alarm
+    guilty = alarm & state.ahead
+    forgiven = alarm & state.on_trial
+    shrunk = jnp.maximum(state.scale * factor, LEAST_SCALE)
+    given_back = jnp.minimum(state.scale / factor, 1)
+    action = Action(
+        alarm=alarm,
+        hold=hold,
+        go_back=guilty if rollback else jnp.zeros_like(guilty),
+        # Before the first step there is no snapshot yet, and parameters may have been loaded.
+        renew=~hold & (verdict.quiet | ~state.ahead),
+    )
+    return action, ResponseState(
+        scale=jnp.where(guilty, shrunk, jnp.where(forgiven, given_back, state.scale)),
+        held=jnp.where(alarm, 0, held),
+        ahead=~hold | (state.ahead & ~alarm),
+        on_trial=action.go_back | (state.on_trial & hold & ~alarm),
+    )

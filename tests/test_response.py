@@ -1,0 +1,109 @@
+"""What the guard does about verdicts, on scalars, without parameters."""
+
+import jax.numpy as jnp
+
+from salera_optax import Verdict
+from salera_optax._response import (
+    LEAST_SCALE,
+    PATIENCE,
+    PATIENCE_ON_TRIAL,
+    initial,
+    respond,
+)
+
+KINDS = {
+    "quiet": Verdict(jnp.bool_(True), jnp.bool_(False), jnp.bool_(False)),
+    "rising": Verdict(jnp.bool_(False), jnp.bool_(False), jnp.bool_(False)),
+    "doubt": Verdict(jnp.bool_(False), jnp.bool_(True), jnp.bool_(False)),
+    "alarm": Verdict(jnp.bool_(False), jnp.bool_(False), jnp.bool_(True)),
+}
+
+
+def answers(kinds, factor=0.5, rollback=True):
+    """What is done in every call, as a word, and the scale behind it."""
+    state, done = initial(jnp.float32), []
+    for kind in kinds:
+        action, state = respond(state, KINDS[kind], factor, rollback)
+        word = (
+            "back"
+            if action.go_back
+            else "alarm"
+            if action.alarm
+            else "hold"
+            if action.hold
+            else "renew"
+            if action.renew
+            else "step"
+        )
+        assert action.hold or not (action.alarm | action.go_back)
+        done.append(word)
+    return done, float(state.scale)
+
+
+def test_a_doubt_is_held_and_nothing_shrinks():
+    assert answers(["quiet", "doubt", "quiet"]) == (["renew", "hold", "renew"], 1.0)
+
+
+def test_the_snapshot_stays_while_the_loss_rises():
+    done, _ = answers(["quiet", "rising", "rising", "quiet"])
+    assert done == ["renew", "step", "step", "renew"]
+
+
+def test_an_alarm_after_a_step_goes_back_and_shrinks_for_good():
+    done, scale = answers(["quiet", "alarm", "quiet", "quiet"])
+    assert done == ["renew", "back", "renew", "renew"]
+    assert scale == 0.5
+
+
+def test_behind_a_rollback_it_waits_until_a_loss_is_quiet():
+    done, scale = answers(["quiet", "alarm", "rising", "doubt", "rising", "quiet"])
+    assert done == ["renew", "back", "hold", "hold", "hold", "renew"]
+    assert scale == 0.5
+
+
+def test_an_alarm_at_parameters_that_were_good_gives_back_what_was_shrunk():
+    done, scale = answers(["quiet", "alarm", "doubt", "alarm", "quiet"])
+    assert done == ["renew", "back", "hold", "alarm", "renew"]
+    assert scale == 1.0
+
+
+def test_two_alarms_with_steps_between_shrink_twice():
+    done, scale = answers(["quiet", "alarm", "quiet", "alarm"])
+    assert done == ["renew", "back", "renew", "back"]
+    assert scale == 0.25
+
+
+def test_doubts_in_a_row_are_an_alarm_and_at_the_snapshot_the_wait_is_longer():
+    done, scale = answers(["quiet", *["doubt"] * PATIENCE])
+    assert done == ["renew", *["hold"] * (PATIENCE - 1), "back"]
+    assert scale == 0.5
+    done, scale = answers(["quiet", *["doubt"] * (PATIENCE + PATIENCE_ON_TRIAL)])
+    assert done[PATIENCE + 1 :] == [*["hold"] * (PATIENCE_ON_TRIAL - 1), "alarm"]
+    assert scale == 1.0
+
+
+def test_doubts_for_ever_are_no_alarms_once_there_is_nothing_to_take_back():
+    done, scale = answers(["doubt"] * 200)
+    assert done == ["hold"] * 200
+    done, scale = answers(["quiet", *["doubt"] * 500])
+    assert done.count("alarm") + done.count("back") == 2
+    assert scale == 1.0
+
+
+def test_without_rollback_an_alarm_shrinks_once_until_the_next_step():
+    done, scale = answers(["quiet", "alarm", "doubt", "alarm", "alarm"], rollback=False)
+    assert done == ["renew", "alarm", "hold", "alarm", "alarm"]
+    assert scale == 0.5
+
+
+def test_the_first_step_of_all_makes_a_snapshot_even_if_the_loss_is_rising():
+    assert answers(["rising", "rising"])[0] == ["renew", "step"]
+
+
+def test_the_scale_never_reaches_zero():
+    _, scale = answers(["quiet", "alarm"] * 80)
+    assert scale == LEAST_SCALE
+
+
+def test_a_factor_of_one_only_goes_back():
+    assert answers(["quiet", "alarm", "quiet"], factor=1.0)[1] == 1.0
