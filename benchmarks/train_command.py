@@ -30,7 +30,9 @@ _BELOW_ONE = _Finite(min=0, max=1, max_open=True)
 _HYPERPARAMETERS: list[Callable[[Any], Any]] = [
     click.option("--learning-rate", type=_FROM_ZERO, help="Initial learning rate."),
     click.option("--alpha", type=float, help="ALERA: memory rate of the path, in (0, 1]."),
-    click.option("--gain", type=float, help="ALERA: how fast the rates adapt."),
+    click.option(
+        "--gain", type=float, help="ALERA: how fast the rates adapt; its unit is the law's."
+    ),
     click.option(
         "--groups", type=click.Choice(list(optimizers.GROUPS)), help="ALERA: what shares one rate."
     ),

@@ -14,11 +14,12 @@ RATES = jnp.array([1e-3, 0.1, 1.0, 3.0, 30.0, 1000.0])  # the last three explode
 
 
 def salera(rate, extra):
-    return salera_optax.salera(rate, gain=1e-3 * extra, smoothing=extra, alpha=0.1 * extra)
+    law = salera_optax.ratio(0.01 * extra)
+    return salera_optax.salera(rate, law=law, smoothing=extra, alpha=0.1 * extra)
 
 
 def spalera(rate, extra):
-    return salera_optax.spalera(rate, gain=1e-3 * extra, threshold=extra)
+    return salera_optax.spalera(rate, law=salera_optax.score(1e-3 * extra), threshold=extra)
 
 
 def guarded_adam(rate, extra):
