@@ -26,13 +26,13 @@ from benchmarks.cost_programs import (
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adam": lambda: optax.adam(1e-3),
     "sgd": lambda: optax.sgd(1e-3),
-    "alera": lambda: salera_optax.alera(1e-3),
-    "salera": lambda: salera_optax.salera(1e-3),
+    "alera": lambda: salera_optax.alera(1e-3, momentum=None),
+    "salera": lambda: salera_optax.salera(1e-3, momentum=None),
     "spalera": lambda: salera_optax.spalera(1e-3),
     "ag_adam": lambda: salera_optax.ag_adam(1e-3),
     "page_hinkley(adam)": lambda: salera_optax.page_hinkley(optax.adam(1e-3)),
-    "page_hinkley(adam), inner not restored": lambda: salera_optax.page_hinkley(
-        optax.adam(1e-3), restore_inner=False
+    "page_hinkley(adam), no rollback": lambda: salera_optax.page_hinkley(
+        optax.adam(1e-3), rollback=False
     ),
     "apply_if_finite(adam)": lambda: optax.apply_if_finite(optax.adam(1e-3), 5),
     "clip_by_global_norm, adam": lambda: optax.chain(

@@ -137,7 +137,11 @@ GUARDS: dict[str, Guard] = {
         alarm=_alarm,
     ),
     "salera(0.1)": Guard(
-        lambda rate, _: salera_optax.salera(rate, axis_name=REPLICAS), 0.1, alarm=_alarm
+        lambda rate, _: salera_optax.salera(
+            rate, law=salera_optax.score(2.12e-6), momentum=None, axis_name=REPLICAS
+        ),
+        0.1,
+        alarm=_alarm,
     ),
 }
 """By name, as the table and the picture show them; the last two are this library's defaults.

@@ -18,12 +18,14 @@ class Recipe(NamedTuple):
       factory: makes it from its hyperparameters; among them may be `total_steps`, of the run, and
         `minibatch_ratio`, the size of a minibatch over that of the training set.
       learning_rate: what it starts from when the user gives none.
+      law: of the rate, with the gain, made from its own hyperparameters; None where there is none.
       guarded: whether `page_hinkley` goes around it.
       averaged: makes of its state and the parameters those to evaluate, None for the parameters.
     """
 
     factory: Callable[..., optax.GradientTransformation]
     learning_rate: float
+    law: Callable[..., Any] | None = None
     guarded: bool = False
     averaged: Callable[[Any, Any], Any] | None = None
 
@@ -34,10 +36,10 @@ def _published_salera(
     """SALERA as its authors' code runs it: an alarm skips the step and halves, no more."""
     return salera_optax.salera(
         learning_rate,
-        alpha,
-        gain,
-        std="authors",
-        smoothing=minibatch_ratio,
+        alpha=alpha,
+        law=salera_optax.score(gain, std="authors"),
+        momentum=None,
+        detector=salera_optax.published(minibatch_ratio),
         rollback=False,
         reset_path=False,
         groups=salera_optax.by_module,
@@ -62,6 +64,11 @@ def _mechanic(learning_rate: float) -> optax.GradientTransformation:
     return contrib.mechanize(optax.adam(learning_rate))
 
 
+def _score(gain: float) -> Callable[..., Any]:
+    """The paper's law with that gain unless the user gives another."""
+    return partial(salera_optax.score, gain=gain)
+
+
 _OPTAX = {
     "sgd": Recipe(optax.sgd, 0.1),
     "nag": Recipe(partial(optax.sgd, momentum=0.9, nesterov=True), 0.01),
@@ -70,10 +77,13 @@ _OPTAX = {
 }
 
 OPTIMIZERS: dict[str, Recipe] = {
-    "salera": Recipe(salera_optax.salera, 0.01),
-    "alera": Recipe(salera_optax.alera, 0.01),
-    "spalera": Recipe(salera_optax.spalera, 0.1),
-    "ag_adam": Recipe(salera_optax.ag_adam, 0.001),
+    "salera_adamw": Recipe(salera_optax.salera_adamw, 1e-4, salera_optax.ratio),
+    "salera-ratio": Recipe(salera_optax.salera, 0.01, salera_optax.ratio),
+    # The paper's experiments: its law, and no momentum. The results under these names are theirs.
+    "salera": Recipe(partial(salera_optax.salera, momentum=None), 0.01, _score(2.12e-6)),
+    "alera": Recipe(partial(salera_optax.alera, momentum=None), 0.01, _score(2.12e-6)),
+    "spalera": Recipe(salera_optax.spalera, 0.1, _score(2.11e-8)),
+    "ag_adam": Recipe(partial(salera_optax.ag_adam, alpha=0.001), 0.001, _score(2.12e-6)),
     "published-salera": Recipe(_published_salera, 0.01),
     **_OPTAX,
     **{f"guarded-{name}": recipe._replace(guarded=True) for name, recipe in _OPTAX.items()},
@@ -93,10 +103,16 @@ OPTIMIZERS: dict[str, Recipe] = {
     "momo": Recipe(contrib.momo, 1.0),
 }
 
-_OF_THE_RUN = ("total_steps", "minibatch_ratio")  # arguments that are no hyperparameters
+_OF_THE_RUN = ("total_steps", "minibatch_ratio")
+# Arguments that are no hyperparameters; the rate has its default in the recipe.
+_NOT_CHOSEN = (*_OF_THE_RUN, "learning_rate", "law", "inner", "model")
 
 GROUPS = {"leaf": None, "module": salera_optax.by_module, "all": "all"}
 """What shares a learning rate: the argument `groups` of the library, by name."""
+
+
+DETECTORS = {"robust": salera_optax.robust(), "published": salera_optax.published()}
+"""The tests of the guard, by name."""
 
 
 def hyperparameters(names: Sequence[str], given: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -150,8 +166,13 @@ def build(
     arguments = dict(values)
     if arguments.get("groups") is not None:
         arguments["groups"] = GROUPS[arguments["groups"]]
+    if arguments.get("detector") is not None:
+        arguments["detector"] = DETECTORS[arguments["detector"]]
     of_guard = [option for option in _GUARD if recipe.guarded and option in arguments]
     guard = {option: arguments.pop(option) for option in of_guard}
+    if recipe.law is not None:
+        of_law = [option for option in _options(recipe.law) if option in arguments]
+        arguments["law"] = recipe.law(**{option: arguments.pop(option) for option in of_law})
     run = {"total_steps": total_steps, "minibatch_ratio": minibatch_ratio}
     taken = inspect.signature(recipe.factory).parameters
     tx = recipe.factory(**arguments, **{key: run[key] for key in _OF_THE_RUN if key in taken})
@@ -159,11 +180,11 @@ def build(
 
 
 def _options(factory: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of a factory but for its first, the learning rate or what is guarded."""
+    """The arguments that are for the user to choose, with their defaults."""
     return {
         argument.name: argument.default
-        for argument in list(inspect.signature(factory).parameters.values())[1:]
-        if argument.kind is not argument.VAR_KEYWORD and argument.name not in _OF_THE_RUN
+        for argument in inspect.signature(factory).parameters.values()
+        if argument.kind is not argument.VAR_KEYWORD and argument.name not in _NOT_CHOSEN
     }
 
 
@@ -172,7 +193,8 @@ _GUARD = _options(salera_optax.page_hinkley)
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:
     guard = _GUARD if recipe.guarded else {}
-    return {"learning_rate": recipe.learning_rate, **_options(recipe.factory), **guard}
+    law = _options(recipe.law) if recipe.law is not None else {}
+    return {"learning_rate": recipe.learning_rate, **law, **_options(recipe.factory), **guard}
 
 
 def _agree(names: Sequence[str], one: str, several: str) -> str:

@@ -30,22 +30,22 @@ _BELOW_ONE = _Finite(min=0, max=1, max_open=True)
 _HYPERPARAMETERS: list[Callable[[Any], Any]] = [
     click.option("--learning-rate", type=_FROM_ZERO, help="Initial learning rate."),
     click.option("--alpha", type=float, help="ALERA: memory rate of the path, in (0, 1]."),
-    click.option("--gain", type=float, help="ALERA: how fast the rates adapt."),
+    click.option(
+        "--gain", type=float, help="ALERA: how fast the rates adapt; its unit is the law's."
+    ),
     click.option(
         "--groups", type=click.Choice(list(optimizers.GROUPS)), help="ALERA: what shares one rate."
     ),
     click.option(
         "--std", type=click.Choice(["exact", "authors"]), help="ALERA: deviation of the path."
     ),
-    click.option("--smoothing", type=float, help="Guard: weight of a new loss, in (0, 1]."),
-    click.option("--threshold", type=float, help="Guard: rise tolerated, over the first loss."),
     click.option("--factor", type=float, help="Guard: an alarm multiplies all rates by this."),
     click.option("--rollback/--no-rollback", default=None, help="Guard: go back on an alarm."),
     click.option(
         "--reset-path/--no-reset-path", default=None, help="Guard: forget the path on an alarm."
     ),
     click.option(
-        "--detector", type=click.Choice(["robust", "published"]), help="Guard: which test."
+        "--detector", type=click.Choice(list(optimizers.DETECTORS)), help="Guard: which test."
     ),
     click.option("--momentum", type=_BELOW_ONE, help="Momentum of the direction."),
     click.option("--b1", type=_BELOW_ONE, help="Adam: memory of the mean gradient."),

@@ -123,14 +123,14 @@ def train(tx, batches, seed=0):
 # %% [markdown]
 # ## 1. ALERA alone, and with the guard
 #
-# The same seed, the same minibatches. `gain`, the speed at which rates adapt, is ten times the
-# default: a rate that climbs this fast cannot stop in time.
+# The same seed, the same minibatches. The law is the paper's, and its gain ten times that of the
+# paper: a rate that climbs this fast cannot stop in time.
 
 # %%
-GAIN = 10 * 2.12e-6
+LAW = salera_optax.score(10 * 2.12e-6)
 runs = {
-    "alera": train(salera_optax.alera(0.01, gain=GAIN), batches),
-    "salera": train(salera_optax.salera(0.01, gain=GAIN), batches),
+    "alera": train(salera_optax.alera(0.01, law=LAW, momentum=None), batches),
+    "salera": train(salera_optax.salera(0.01, law=LAW, momentum=None), batches),
 }
 for name, (error, log) in runs.items():
     alarms = f", {log['alarms'][-1]} alarms" if "alarms" in log else ""
@@ -186,7 +186,7 @@ for step in range(first - 5, first + 6):
 # before the step that the alarm takes back, and compare every bit.
 
 # %%
-tx = salera_optax.salera(0.01, gain=GAIN)
+tx = salera_optax.salera(0.01, law=LAW, momentum=None)
 one_step = jax.jit(partial(train_step, tx))
 params = init(0)
 trail = [(params, tx.init(params))]
@@ -391,7 +391,8 @@ beginning = jax.tree.map(lambda x: x[:300], batches)
 
 
 def outcome(rate, seed):
-    tx, params = salera_optax.salera(rate), init(seed)
+    law = salera_optax.score(2.12e-6)
+    tx, params = salera_optax.salera(rate, law=law, momentum=None), init(seed)
     (params, _), _ = jax.lax.scan(partial(train_step, tx), (params, tx.init(params)), beginning)
     return test_error(params)
 

@@ -1,10 +1,11 @@
 """Learning rates that tune themselves, and training runs that are never lost: SALERA for Optax."""
 
 from salera_optax._alera import ScaleByAleraState, scale_by_alera
-from salera_optax._aliases import ag_adam, alera, forget_path, salera, spalera
+from salera_optax._aliases import ag_adam, alera, forget_path, salera, salera_adamw, spalera
 from salera_optax._calibrate import Calibration, calibrate
 from salera_optax._detectors import Detector, Verdict, published, robust
 from salera_optax._groups import by_module
+from salera_optax._laws import ratio, score
 from salera_optax._metrics import events, metrics
 from salera_optax._multi_steps import MultiSteps, MultiStepsState
 from salera_optax._page_hinkley import PageHinkleyState, page_hinkley
@@ -37,10 +38,13 @@ __all__ = [
     "path_mean",
     "path_std",
     "published",
+    "ratio",
     "robust",
     "salera",
+    "salera_adamw",
     "scale_by_alera",
     "scale_by_parameterwise_alera",
+    "score",
     "spalera",
     "step",
 ]

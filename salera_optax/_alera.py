@@ -5,12 +5,10 @@ Possible But Not Faster", arXiv 1709.01427, Section 3 and Algorithm 1.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -23,11 +21,11 @@ from salera_optax._arrays import (
     zeros_like,
 )
 from salera_optax._devices import AxisName
-from salera_optax._groups import Groups, members_of
-from salera_optax._random_walk import STDS, Std, agreement, check_alpha
+from salera_optax._groups import Groups, check_groups, members_of
+from salera_optax._laws import Law, changed, check_law, ratio
+from salera_optax._random_walk import check_alpha
 from salera_optax._validation import (
     check_axis_name,
-    check_choice,
     check_number,
     check_params,
     check_same_tree,
@@ -44,47 +42,29 @@ class ScaleByAleraState(NamedTuple):
       path: exponential average of normalized gradients, like the parameters, float32 or wider.
       log_rate: for every group, the logarithm of its rate multiplier, a float32 or wider scalar.
       base_state: state of the base transformation.
-      count: int32 scalar, all steps, the argument of a schedule of the gain (None without one).
     """
 
     step: jax.Array
     path: Any
     log_rate: Any
     base_state: Any
-    count: Any = None
 
 
-def bounded(log_rate: jax.Array) -> jax.Array:
-    """Keeps the exponential of `log_rate` well inside its dtype (1e-28 to 1e28 in float32)."""
-    limit = 0.75 * math.log(float(np.finfo(log_rate.dtype).max))
-    return jnp.clip(log_rate, -limit, limit)
-
-
-def check_rate_law(alpha: Any, gain: Any, std: Any, base: Any, eps: Any, axis_name: Any) -> None:
+def check_arguments(alpha: Any, law: Any, base: Any, eps: Any, axis_name: Any) -> None:
     """Checks the arguments that the two ALERA transformations share."""
     check_axis_name(axis_name)
     check_alpha(alpha)
-    if not callable(gain):
-        check_number("gain", gain, lambda g: 0 <= g < math.inf, "finite and at least 0")
+    check_law(law)
     check_number("eps", eps, lambda e: 0 <= e < math.inf, "finite and at least 0")
-    check_choice("std", std, STDS)
     if base is not None:
         check_transformation("base", base)
 
 
-def gain_at(gain: Any, count: Any, dtype: Any) -> tuple[jax.Array, Any]:
-    """The gain of this step, and the count after it."""
-    if count is None:
-        return jnp.asarray(gain, dtype), None
-    return jnp.asarray(gain(count), dtype), incremented(count)
-
-
 def scale_by_alera(
     alpha: ArrayLike = 0.01,
-    gain: optax.ScalarOrSchedule = 2.12e-6,
+    law: Law | None = None,
     *,
-    groups: Groups | Callable[[Any], Any] = None,
-    std: Std = "exact",
+    groups: Groups = None,
     base: optax.GradientTransformation | None = None,
     eps: ArrayLike = 1e-6,
     axis_name: AxisName = None,
@@ -97,17 +77,26 @@ def scale_by_alera(
 
     Args:
       alpha: memory rate of the path, in (0, 1].
-      gain: step of the logarithm of the rate per standard deviation, finite and at least 0, or an
-        Optax schedule of it; see `alera`.
-      groups: None for a rate per leaf; or a pytree of strings, a prefix of the parameters (`"all"`
-        alone is one rate for everything); or a function from parameters to such a pytree, such as
-        `by_module`.
-      std: "exact" for `path_std`, "authors" for `alpha / sqrt(d)` of the published code.
+      law: how a rate follows its path: `ratio()`, which None stands for, `score(...)`, or a
+        function of your own,
+        `law(squared_norm, alpha, step, d) -> change of log(rate)`; see below.
+      groups: None for a rate per leaf; "all" for one rate; or a pytree of strings, a prefix of the
+        parameters; or a function from parameters to such a pytree, such as `by_module`.
       base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
         itself; the path always sees the raw gradient.
-      eps: a group whose gradient norm is at most this, finite and at least 0, only lets its path
-        decay.
+      eps: a group whose gradient norm is at most this, finite and at least 0, lets its path decay
+        and keeps its rate.
       axis_name: inside `shard_map` or `pmap`, the axes to take the norms over; see `alera`.
+
+    A law sees scalars in the dtype of the statistics, float32 or wider, but for `step`, an int32:
+    the squared norm of the group's path, `alpha`, the number of steps taken, at least 1, and the
+    dimension of the group. It returns a scalar. This one knows two changes, 1 % up and 1 % down::
+
+        def sign(squared_norm, alpha, step, d):
+            mean = salera_optax.path_mean(alpha, step)
+            return 0.01 * jnp.sign(squared_norm - mean)
+
+        tx = salera_optax.scale_by_alera(0.01, sign)
 
     Returns:
       A transformation. Its state, a `ScaleByAleraState`, holds one copy of the parameters, a scalar
@@ -116,11 +105,12 @@ def scale_by_alera(
     Raises:
       ValueError: for an argument out of range, or labels or gradients that do not fit the
         parameters.
-      TypeError: for a base that is no transformation, or parameters that are not floating-point.
+      TypeError: for a base that is no transformation, a law that is no function, or parameters
+        that are not floating-point.
 
     Example:
       >>> import jax.numpy as jnp, optax
-      >>> tx = optax.chain(scale_by_alera(0.1, 0.1), optax.scale(-0.1))
+      >>> tx = optax.chain(scale_by_alera(0.1), optax.scale(-0.1))
       >>> x = jnp.array([1.0, -2.0])
       >>> state = tx.init(x)
       >>> for _ in range(5):
@@ -131,7 +121,9 @@ def scale_by_alera(
 
     Source: arXiv 1709.01427, Section 3.1, Algorithm 1. Deviation: Eq. 5 is corrected.
     """
-    check_rate_law(alpha, gain, std, base, eps, axis_name)
+    rate_law = ratio() if law is None else law
+    check_arguments(alpha, rate_law, base, eps, axis_name)
+    check_groups(groups)
     inner = optax.with_extra_args_support(optax.identity() if base is None else base)
 
     def init_fn(params: Any) -> ScaleByAleraState:
@@ -145,7 +137,6 @@ def scale_by_alera(
             # init with an opaque leafless tree, finds a leaf where the state has its groups.
             log_rate={name: jnp.zeros((), dtype) for name in names} or jnp.zeros((), dtype),
             base_state=inner.init(params),
-            count=jnp.zeros((), jnp.int32) if callable(gain) else None,
         )
 
     def update_fn(
@@ -156,11 +147,10 @@ def scale_by_alera(
         step = incremented(state.step)
         direction, base_state = inner.update(updates, state.base_state, params, **extra_args)
         members = members_of(groups, state.path)
-        dtype = statistics_dtype(state.path)
-        gain_now, count = gain_at(gain, state.count, dtype)
         if not members:
-            return direction, state._replace(step=step, base_state=base_state, count=count)
+            return direction, state._replace(step=step, base_state=base_state)
 
+        dtype = statistics_dtype(state.path)
         memory = jnp.asarray(alpha, dtype)
         leaves, treedef = jax.tree.flatten(state.path)
         group_of = {index: name for name, indices in members.items() for index in indices}
@@ -168,25 +158,25 @@ def scale_by_alera(
         def per_group(of_leaves: list[Any]) -> dict[str, Any]:
             return {name: sum(of_leaves[i] for i in indices) for name, indices in members.items()}
 
-        def weighted(squared: jax.Array) -> jax.Array:
-            norm = jnp.sqrt(squared.astype(dtype))
+        def weighted(norm: jax.Array) -> jax.Array:
             return jnp.where(norm > eps, memory / jnp.where(norm > eps, norm, 1), 0)
 
-        def adapted(log_rate: jax.Array, squared: jax.Array, size: int) -> jax.Array:
-            z = agreement(squared.astype(dtype), memory, step, jnp.array(size, dtype), std)
-            return bounded(log_rate + gain_now * z)
+        def adapted(name: str) -> jax.Array:
+            d = jnp.array(sizes[name], dtype)
+            squared = lengths[name].astype(dtype)
+            moved = norms[name] > eps
+            return changed(rate_law, state.log_rate[name], squared, memory, step, d, moved)
 
-        norms = squared_norms(updates, axis_name, state.path)
-        weight = {name: weighted(squared) for name, squared in per_group(norms).items()}
+        squared = per_group(squared_norms(updates, axis_name, state.path))
+        norms = {name: jnp.sqrt(value.astype(dtype)) for name, value in squared.items()}
+        weight = {name: weighted(norm) for name, norm in norms.items()}
         path = [
             scaled(p, 1 - memory, p) + scaled(g, weight[group_of[i]], p)
             for i, (p, g) in enumerate(zip(leaves, jax.tree.leaves(updates), strict=True))
         ]
-        squared = per_group(squared_norms(path, axis_name, leaves))
+        lengths = per_group(squared_norms(path, axis_name, leaves))
         sizes = per_group([real_size(leaf, axis_name) for leaf in leaves])
-        log_rate = {
-            name: adapted(state.log_rate[name], squared[name], sizes[name]) for name in members
-        }
+        log_rate = {name: adapted(name) for name in members}
         moves, like = (
             jax.tree.leaves(direction),
             jax.tree.leaves(direction if params is None else params),
@@ -200,7 +190,6 @@ def scale_by_alera(
             path=jax.tree.unflatten(treedef, path),
             log_rate=log_rate,
             base_state=base_state,
-            count=count,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

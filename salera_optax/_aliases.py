@@ -11,12 +11,12 @@ from jax.typing import ArrayLike
 
 from salera_optax._alera import ScaleByAleraState, scale_by_alera
 from salera_optax._arrays import incremented, scaled, statistics_dtype
-from salera_optax._detectors import Detector, published
+from salera_optax._detectors import Detector
 from salera_optax._devices import AxisName
 from salera_optax._groups import Groups
+from salera_optax._laws import Law
 from salera_optax._page_hinkley import page_hinkley
 from salera_optax._parameterwise import ScaleByParameterwiseAleraState, scale_by_parameterwise_alera
-from salera_optax._random_walk import Std
 from salera_optax._validation import check_number
 
 _FROM_ZERO = (lambda x: 0 <= x < math.inf), "finite and at least 0"
@@ -59,32 +59,39 @@ def _scale_by_learning_rate(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
+def _momentum(momentum: ArrayLike | None, nesterov: bool) -> optax.GradientTransformation:
+    if momentum is None:
+        if nesterov:
+            raise ValueError("nesterov must be False without a momentum, got True.")
+        return optax.identity()
+    check_number("momentum", momentum, lambda decay: 0 <= decay < 1, "in [0, 1)")
+    return optax.trace(momentum, nesterov)
+
+
 def _decayed(
-    base: optax.GradientTransformation | None, weight_decay: optax.ScalarOrSchedule, mask: Any
-) -> optax.GradientTransformation | None:
+    base: optax.GradientTransformation, weight_decay: optax.ScalarOrSchedule, mask: Any
+) -> optax.GradientTransformation:
     """The direction with decoupled weight decay, which so follows the self-tuned rate."""
     if not callable(weight_decay):
         check_number("weight_decay", weight_decay, *_FROM_ZERO)
     if isinstance(weight_decay, int | float) and weight_decay == 0:
-        decay = optax.identity()
+        decay = optax.identity()  # so that the structure of the state is the same with any decay
     else:
         decay = optax.add_decayed_weights(weight_decay, mask)
-    return decay if base is None else optax.chain(base, decay)
+    return optax.chain(base, decay)
 
 
-def _momentum(momentum: ArrayLike | None, nesterov: bool) -> optax.GradientTransformation | None:
-    if momentum is None:
-        if nesterov:
-            raise ValueError("nesterov must be False without a momentum, got True.")
-        return None
-    check_number("momentum", momentum, lambda decay: 0 <= decay < 1, "in [0, 1)")
-    return optax.trace(momentum, nesterov)
+def _descent(
+    tuned: optax.GradientTransformation, learning_rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformationExtraArgs:
+    """Steps against a direction that has its self-tuned rate."""
+    return optax.chain(tuned, _scale_by_learning_rate(learning_rate))
 
 
 def forget_path(inner_state: Any) -> Any:
     """Puts path and step of every ALERA state in `inner_state` back to zero, and keeps the rates.
 
-    For `page_hinkley(..., restore_inner=False, on_alarm=forget_path)`: a remembered path inflates
+    For `page_hinkley(..., on_alarm=forget_path)`: a remembered path inflates
     the rate again at once after a rollback. What the base of an ALERA state remembers of the
     gradients, Optax's momentum or Adam's moments, starts over too: it would push again.
 
@@ -130,71 +137,59 @@ def _unchanged(inner_state: Any) -> Any:
 
 
 def _guarded(
-    optimizer: optax.GradientTransformation,
-    std: Std,
-    reset_path: bool,
-    detector: Detector | None,
-    **arguments: Any,
+    optimizer: optax.GradientTransformation, reset_path: bool, **arguments: Any
 ) -> optax.GradientTransformationExtraArgs:
     """The guard of the paper: the rates survive an alarm, and the paths are forgotten."""
-    smoothing, threshold = arguments.pop("smoothing"), arguments.pop("threshold")
-    if detector is None and std == "authors":  # Who asks for their rate law gets their detector.
-        detector = published(smoothing, threshold)
-    return page_hinkley(
-        optimizer, detector, on_alarm=forget_path if reset_path else _unchanged, **arguments
-    )
+    return page_hinkley(optimizer, on_alarm=forget_path if reset_path else _unchanged, **arguments)
 
 
 def alera(
     learning_rate: optax.ScalarOrSchedule,
-    alpha: ArrayLike = 0.01,
-    gain: optax.ScalarOrSchedule = 2.12e-6,
     *,
+    alpha: ArrayLike = 0.01,
+    law: Law | None = None,
     groups: Groups = None,
-    std: Std = "exact",
-    momentum: ArrayLike | None = None,
+    momentum: ArrayLike | None = 0.9,
     nesterov: bool = False,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     eps: ArrayLike = 1e-6,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """ALERA: SGD whose learning rate, one per group of leaves, tunes itself.
+    """ALERA: SGD with momentum whose learning rate, one per group of leaves, tunes itself.
 
     Use it where the loss cannot be had in the training loop; `salera`, the same with a guard, is
     the better choice otherwise, for the rate may rise until the loss explodes.
 
     Per group of dimension d, with the raw gradient g, in step t::
 
-        path_t = (1 - alpha) path_{t-1} + alpha g/||g||    (decay alone if ||g|| <= eps)
-        rate_t = rate_{t-1} exp(gain (||path_t||^2 - mean(t)) / std(d))
+        path_t = (1 - alpha) path_{t-1} + alpha g/||g||
+        rate_t = rate_{t-1} exp(law(||path_t||^2, alpha, t, d))
         update = -learning_rate rate_t base(g)
 
-    where mean and std are those of a random walk (`path_mean`, `path_std`): the rate goes up while
-    successive gradients agree more than chance would have it, and down while they agree less.
+    where the law compares the path with a random walk's (`path_mean`, `path_std`): the rate goes up
+    while successive gradients agree more than chance would have it, and down while they agree
+    less. Where ||g|| <= eps the path only decays, and the rate stays.
 
     Args:
       learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
-        self-tuned rate multiplies. 0.1 if there is no better guess. With `salera` it hardly matters
-        on MNIST between 1e-5 and 10; far too large a rate can kill the units of a network before
-        the first alarm.
-      alpha: memory rate of the path, in (0, 1]; it averages over about 1/alpha gradients. The
-        paper's robust setting is 0.01.
-      gain: step of log(rate) per standard deviation, finite and at least 0. The default is the
-        paper's robust C = 3e-6 in units of the exact deviation (C alone is for `std="authors"`).
-        The first knob to turn: ten times more follows faster, and explodes without a guard. A
-        schedule of it sees all steps, those before an alarm too; alarms themselves are none.
-      groups: leaves that share a rate: None for one per leaf; a pytree of strings that is a prefix
-        of the parameters (`"all"` alone is one rate for everything); or a function from
-        parameters to one, such as `by_module` (the paper's layers).
-      std: "exact" for `path_std`, "authors" for `alpha / sqrt(d)` of the published code.
-      momentum: decay of a momentum in [0, 1), or None; the path still sees the raw gradient.
+        self-tuned rate multiplies. With `salera` it hardly matters between 1e-5 and 1; far too
+        large a rate can kill the units of a network before the first alarm.
+      alpha: memory rate of the path, in (0, 1]; it averages over about 1/alpha gradients.
+      law: how a rate follows its path; None is `ratio()`, `score(...)` is the paper's, and
+        `scale_by_alera` tells how to write one. (With `optax.inject_hyperparams`, which takes
+        functions for schedules, name it in `static_args`.)
+      groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
+        strings that is a prefix of the parameters; or a function from parameters to one, such as
+        `by_module` (the paper's layers).
+      momentum: decay of a momentum in [0, 1), or None, as in the paper; the path sees the raw
+        gradient. Without one the default law is too quick on some problems: `ratio(0.003)`.
       nesterov: whether the momentum is Nesterov's.
       weight_decay: decoupled weight decay, finite and at least 0, or an Optax schedule; multiplied
         by the learning rate, as in `optax.adamw`, and by the self-tuned rate.
       mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
-      eps: a group whose gradient norm is at most this, finite and at least 0, only lets its path
-        decay.
+      eps: a group whose gradient norm is at most this, finite and at least 0, lets its path decay
+        and keeps its rate.
       axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices: norms
         and dimensions are those of the whole leaf. Leaves that `shard_map` knows to vary over an
         axis count as sharded over it, all others as replicated. Under `pmap` and
@@ -202,16 +197,16 @@ def alera(
         reduced already, as for any optimizer. `jit` needs no name.
 
     Returns:
-      An optimizer. Its state holds one copy of the parameters, float32 or wider, a scalar per
-      group, and with `momentum` a further copy. The updates have the dtype of the parameters.
+      An optimizer. Its state holds two copies of the parameters, the path, float32 or wider, and
+      the momentum, and a scalar per group. The updates have the dtype of the parameters.
 
     Raises:
       ValueError: if a number is out of range or the labels do not cover the parameters.
-      TypeError: if a leaf of the parameters is not floating-point.
+      TypeError: if a leaf of the parameters is not floating-point, or the law no function.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, salera_optax
-      >>> tx = salera_optax.alera(0.1)
+      >>> tx = salera_optax.alera(0.01)
       >>> x = jnp.array([1.0, -2.0])
       >>> state = tx.init(x)
       >>> for _ in range(5):
@@ -219,75 +214,68 @@ def alera(
       ...     updates, state = tx.update(grads, state, x)
       ...     x = optax.apply_updates(x, updates)
       >>> [round(float(xi), 2) for xi in x]
-      [0.33, -0.66]
+      [0.74, -1.49]
 
-    Source: arXiv 1709.01427, Section 3.1, Algorithm 1. Deviation: Eq. 5 is corrected.
+    Source: arXiv 1709.01427, Section 3.1, Algorithm 1. Deviations: the law, and the momentum.
     """
     base = _decayed(_momentum(momentum, nesterov), weight_decay, mask)
-    return optax.chain(
-        scale_by_alera(
-            alpha, gain, groups=groups, std=std, base=base, eps=eps, axis_name=axis_name
-        ),
-        _scale_by_learning_rate(learning_rate),
-    )
+    rates = scale_by_alera(alpha, law, groups=groups, base=base, eps=eps, axis_name=axis_name)
+    return _descent(rates, learning_rate)
 
 
 def salera(
     learning_rate: optax.ScalarOrSchedule,
-    alpha: ArrayLike = 0.01,
-    gain: optax.ScalarOrSchedule = 2.12e-6,
     *,
-    smoothing: ArrayLike = 0.1,
-    threshold: ArrayLike = 0.1,
-    factor: ArrayLike = 0.5,
-    rollback: bool = True,
-    reset_path: bool = True,
-    detector: Detector | None = None,
+    alpha: ArrayLike = 0.01,
+    law: Law | None = None,
     groups: Groups = None,
-    std: Std = "exact",
-    momentum: ArrayLike | None = None,
+    momentum: ArrayLike | None = 0.9,
     nesterov: bool = False,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     eps: ArrayLike = 1e-6,
+    factor: ArrayLike = 0.5,
+    rollback: bool = True,
+    reset_path: bool = True,
+    detector: Detector | None = None,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SALERA: `alera` under the guard of `page_hinkley`.
 
-    The optimizer to start with: no learning rate to tune, and a run that survives an explosion.
-    Pass the minibatch loss: `tx.update(grads, state, params, value=loss)`, or `salera_optax.step`.
+    For networks that SGD trains well; `salera_adamw` is the one to start with otherwise. No
+    learning rate to tune, and a run that survives an explosion. Pass the minibatch loss:
+    `tx.update(grads, state, params, value=loss)`, or `salera_optax.step`.
 
-    At a catastrophe the parameters go back to before the last step, every step is halved, the rates
-    stay, and the paths are forgotten: a remembered path inflates the rate again at once.
+    At a catastrophe the parameters go back to the last ones that nothing spoke against, every step
+    is halved, the rates stay, and the paths are forgotten: a remembered path inflates the rate
+    again at once.
 
-    The published algorithm is `std="authors"` and `reset_path=False`, with `smoothing` the ratio of
-    the minibatch to the training set; its authors' code also has `rollback=False`.
+    The published algorithm is::
+
+        salera(0.01, law=score(3e-6, std="authors"), groups=by_module, momentum=None,
+               detector=published(minibatch/training_set), reset_path=False)
+
+    and its authors' code also has `rollback=False`.
 
     Args:
       learning_rate: initial rate eta_0 or an Optax schedule; see `alera`.
       alpha: memory rate of the path, in (0, 1]; see `alera`.
-      gain: step of log(rate) per standard deviation, finite and at least 0, or an Optax schedule of
-        it; see `alera`.
-      smoothing: weight of a new loss in the smoothed loss, in (0, 1]; see `page_hinkley`.
-      threshold: rise that raises an alarm, in units of `|first loss|`, finite and greater than 0;
-        see `page_hinkley`.
-      factor: what an alarm multiplies every step by, in (0, 1].
-      rollback: whether an alarm restores the parameters.
-      reset_path: whether an alarm forgets path, step and momentum; see `forget_path`.
-      detector: "robust" or "published", see `page_hinkley`; None is "published" with
-        `std="authors"`, "robust" otherwise.
+      law: how a rate follows its path; see `alera`.
       groups: leaves that share a rate; see `alera`.
-      std: "exact" or "authors"; see `alera`.
       momentum: decay of a momentum in [0, 1), or None; `reset_path` resets it too.
       nesterov: whether the momentum is Nesterov's.
       weight_decay: decoupled weight decay; see `alera`.
       mask: the leaves that decay; see `alera`.
-      eps: a group whose gradient norm is at most this only lets its path decay; see `alera`.
+      eps: a group whose gradient norm is at most this keeps its rate; see `alera`.
+      factor: what an alarm multiplies every step by, in (0, 1].
+      rollback: whether an alarm restores the parameters.
+      reset_path: whether an alarm forgets path, step and momentum; see `forget_path`.
+      detector: what judges loss and gradient norm, None for `robust()`; see `page_hinkley`.
       axis_name: the axes of the devices in `shard_map` or `pmap`; see `page_hinkley`.
 
     Returns:
       An optimizer whose `update` needs `value`, the minibatch loss, and the parameters. Its state
-      holds two copies of the parameters, the path and the snapshot, and with `momentum` a third.
+      holds three copies of the parameters: the path, the momentum and the snapshot.
 
     Raises:
       ValueError, TypeError: as `alera` and `page_hinkley`.
@@ -311,10 +299,9 @@ def salera(
     return _guarded(
         alera(
             learning_rate,
-            alpha,
-            gain,
+            alpha=alpha,
+            law=law,
             groups=groups,
-            std=std,
             momentum=momentum,
             nesterov=nesterov,
             weight_decay=weight_decay,
@@ -322,66 +309,55 @@ def salera(
             eps=eps,
             axis_name=axis_name,
         ),
-        std,
         reset_path,
-        detector,
-        smoothing=smoothing,
-        threshold=threshold,
         factor=factor,
         rollback=rollback,
+        detector=detector,
         axis_name=axis_name,
     )
 
 
 def spalera(
     learning_rate: optax.ScalarOrSchedule,
-    alpha: ArrayLike = 0.1,
-    gain: optax.ScalarOrSchedule = 2.11e-8,
     *,
-    smoothing: ArrayLike = 0.1,
-    threshold: ArrayLike = 0.1,
-    factor: ArrayLike = 0.5,
-    rollback: bool = True,
-    reset_path: bool = True,
-    detector: Detector | None = None,
-    std: Std = "exact",
+    alpha: ArrayLike = 0.1,
+    law: Law | None = None,
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     eps: ArrayLike = 1e-6,
+    factor: ArrayLike = 0.5,
+    rollback: bool = True,
+    reset_path: bool = True,
+    detector: Detector | None = None,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SPALERA: one self-tuned rate per coordinate, under the guard of `page_hinkley`.
 
-    One to experiment with: at the paper's robust setting, the default, its rates hardly moved on
-    MNIST, where it did what guarded SGD does. `salera` is the one to start with.
+    One to experiment with: at the paper's robust setting, the default, its rates hardly move, and
+    it does what guarded SGD does. `salera` and `salera_adamw` are the ones to start with.
 
-    With w = 1/N, N the number of real coordinates of all parameters together, per coordinate::
+    Every coordinate is a path of its own: with N the number of real coordinates of all parameters
+    together, and norms over all of them::
 
-        path_t = (1 - alpha) path_{t-1} + alpha g/||g||             (norms over all N)
-        rate_t = rate_{t-1} exp(gain (path_t^2 - w mean(t)) / (sqrt(w) std(N)))
-
-    The exact deviation of one coordinate has a further term, a fraction of at most
-    alpha (2 - alpha) / (4 (1 - alpha)^2) more (6 % at alpha = 0.1), which this leaves out.
+        path_t = (1 - alpha) path_{t-1} + alpha g/||g||
+        rate_t = rate_{t-1} exp(law(N path_t^2, alpha, t, 1))
 
     Args:
       learning_rate: initial rate eta_0 or an Optax schedule; see `alera`.
       alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.1.
-      gain: step of log(rate) per standard deviation, finite and at least 0, or an Optax schedule of
-        it; the default is the paper's robust C = 3e-8 in units of the exact deviation.
-      smoothing: as in `salera`.
-      threshold: as in `salera`.
-      factor: as in `salera`.
-      rollback: as in `salera`.
-      reset_path: as in `salera`.
-      detector: as in `salera`.
-      std: "exact", or "authors" for `alpha / N`.
+      law: how a rate follows its coordinate of the path; None is `score(2.11e-8)`, the paper's
+        robust C = 3e-8 in units of the exact deviation.
       momentum: as in `salera`.
       nesterov: as in `salera`.
       weight_decay: as in `salera`.
       mask: as in `salera`.
       eps: where the norm of the whole gradient is at most this, the path only decays.
+      factor: as in `salera`.
+      rollback: as in `salera`.
+      reset_path: as in `salera`.
+      detector: as in `salera`.
       axis_name: as in `salera`.
 
     Returns:
@@ -406,61 +382,51 @@ def spalera(
     Source: arXiv 1709.01427, Appendix B, Algorithm 2.
     """
     base = _decayed(_momentum(momentum, nesterov), weight_decay, mask)
+    rates = scale_by_parameterwise_alera(alpha, law, base=base, eps=eps, axis_name=axis_name)
     return _guarded(
-        optax.chain(
-            scale_by_parameterwise_alera(
-                alpha, gain, std=std, base=base, eps=eps, axis_name=axis_name
-            ),
-            _scale_by_learning_rate(learning_rate),
-        ),
-        std,
+        _descent(rates, learning_rate),
         reset_path,
-        detector,
-        smoothing=smoothing,
-        threshold=threshold,
         factor=factor,
         rollback=rollback,
+        detector=detector,
         axis_name=axis_name,
     )
 
 
 def ag_adam(
     learning_rate: optax.ScalarOrSchedule,
-    alpha: ArrayLike = 0.001,
-    gain: optax.ScalarOrSchedule = 2.12e-6,
     *,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
-    nesterov: bool = False,
-    groups: Groups = None,
-    std: Std = "exact",
+    mu_dtype: Any = None,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
+    nesterov: bool = False,
+    alpha: ArrayLike = 0.01,
+    law: Law | None = None,
+    groups: Groups = None,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Ag-Adam: ALERA's self-tuned rate on the direction of Adam.
 
-    Use it where Adam is the known choice for the network and only its rate is not. It has no guard
-    of its own; this is one::
-
-        page_hinkley(ag_adam(0.001), restore_inner=False, on_alarm=forget_path)
+    `salera_adamw` is the same with weight decay and a guard, and the better choice wherever the
+    loss can be had in the training loop.
 
     Args:
-      learning_rate: initial rate eta_0 or an Optax schedule.
-      alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.001.
-      gain: step of log(rate) per standard deviation, finite and at least 0, or an Optax schedule of
-        it; see `alera`.
+      learning_rate: initial rate eta_0 or an Optax schedule; see `alera`.
       b1: decay of Adam's first moment, in [0, 1].
       b2: decay of Adam's second moment, in [0, 1].
       eps: Adam's epsilon, added to the root of the second moment (that of ALERA is 1e-6).
       eps_root: added under that root.
-      nesterov: whether Adam takes Nesterov's momentum.
-      groups: leaves that share a rate; see `alera`.
-      std: "exact" or "authors"; see `alera`.
+      mu_dtype: dtype of the first moment, None for that of the parameters.
       weight_decay: decoupled weight decay; see `alera`.
       mask: the leaves that decay; see `alera`.
+      nesterov: whether Adam takes Nesterov's momentum.
+      alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.001, with its law.
+      law: how a rate follows its path; see `alera`.
+      groups: leaves that share a rate; see `alera`.
       axis_name: the axes of the devices in `shard_map` or `pmap`; see `alera`.
 
     Returns:
@@ -481,20 +447,113 @@ def ag_adam(
       >>> [round(float(xi), 1) for xi in x]
       [0.5, -1.5]
 
-    Source: arXiv 1709.01427, Section 3.3. Deviation: Optax's Adam adds eps after the bias
+    Source: arXiv 1709.01427, Section 3.3. Deviations: the law; Optax's Adam adds eps after the bias
     correction, the authors' before it.
     """
     for name, decay in (("b1", b1), ("b2", b2)):  # 1 is what bfloat16 makes of 0.999
         check_number(name, decay, lambda b: 0 <= b <= 1, "in [0, 1]")
-    adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
-    return optax.chain(
-        scale_by_alera(
-            alpha,
-            gain,
+    adam = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    base = _decayed(adam, weight_decay, mask)
+    rates = scale_by_alera(alpha, law, groups=groups, base=base, axis_name=axis_name)
+    return _descent(rates, learning_rate)
+
+
+def salera_adamw(
+    learning_rate: optax.ScalarOrSchedule = 1e-4,
+    *,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.95,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
+    mask: Any = None,
+    nesterov: bool = False,
+    alpha: ArrayLike = 0.01,
+    law: Law | None = None,
+    groups: Groups = None,
+    factor: ArrayLike = 0.5,
+    rollback: bool = True,
+    reset_path: bool = True,
+    detector: Detector | None = None,
+    axis_name: AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW that finds its learning rate, and survives a loss explosion.
+
+    The one to start with: in place of `optax.adamw(learning_rate)`, without a search for the rate
+    and without a warm-up, for it starts low and climbs. Pass the minibatch loss:
+    `tx.update(grads, state, params, value=loss)`, or `salera_optax.step`.
+
+    The direction is Adam's, with decoupled weight decay; its rate, one for each leaf, is that of
+    `alera`, and `page_hinkley` stands guard. What `optax.adamw` takes has the same name, meaning
+    and default here, but for `b2`, whose shorter memory suits a rate that changes. An alarm makes
+    Adam's moments and the paths start over, and keeps the rates.
+
+    Args:
+      learning_rate: initial rate, finite and at least 0, or an Optax schedule that the self-tuned
+        rate multiplies. Leave it: from 1e-5 to 1e-2 the runs end much alike, and from above the
+        first steps may harm a network before any alarm.
+      b1: decay of Adam's first moment, in [0, 1].
+      b2: decay of Adam's second moment, in [0, 1].
+      eps: added to the root of the second moment.
+      eps_root: added under that root.
+      mu_dtype: dtype of the first moment, None for that of the parameters.
+      weight_decay: decoupled weight decay, finite and at least 0, or an Optax schedule; multiplied
+        by the learning rate and by the self-tuned rate of the leaf.
+      mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
+      nesterov: whether Adam takes Nesterov's momentum.
+      alpha: memory rate of the path, in (0, 1]; see `alera`.
+      law: how a rate follows its path; see `alera`.
+      groups: leaves that share a rate; see `alera`.
+      factor: as in `salera`.
+      rollback: as in `salera`.
+      reset_path: whether an alarm forgets path, step and moments; see `forget_path`.
+      detector: as in `salera`.
+      axis_name: the axes of the devices in `shard_map` or `pmap`; see `page_hinkley`.
+
+    Returns:
+      An optimizer whose `update` needs `value`, the minibatch loss, and the parameters. Its state
+      holds four copies of the parameters: Adam's moments, the path and the snapshot.
+
+    Raises:
+      ValueError, TypeError: as `alera` and `page_hinkley`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, salera_optax
+      >>> tx = salera_optax.salera_adamw()
+      >>> @jax.jit
+      ... def train_step(x, state):
+      ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
+      ...     return salera_optax.step(tx, grads, state, x, value=loss)
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for _ in range(500):
+      ...     x, state = train_step(x, state)
+      >>> bool(jnp.abs(x).max() < 0.1)
+      True
+
+    Source: arXiv 1709.01427, Section 3, for the rates and the guard; Loshchilov and Hutter, arXiv
+    1711.05101, for the direction. Deviation: the law.
+    """
+    return _guarded(
+        ag_adam(
+            learning_rate,
+            b1=b1,
+            b2=b2,
+            eps=eps,
+            eps_root=eps_root,
+            mu_dtype=mu_dtype,
+            weight_decay=weight_decay,
+            mask=mask,
+            nesterov=nesterov,
+            alpha=alpha,
+            law=law,
             groups=groups,
-            std=std,
-            base=_decayed(adam, weight_decay, mask),
             axis_name=axis_name,
         ),
-        _scale_by_learning_rate(learning_rate),
+        reset_path,
+        factor=factor,
+        rollback=rollback,
+        detector=detector,
+        axis_name=axis_name,
     )

@@ -7,7 +7,16 @@ import jax
 
 from salera_optax._validation import leaf_name
 
-Groups = Any  # None, a prefix pytree of labels, or a function from parameters to one.
+Groups = Any  # None, "all", a prefix pytree of labels, or a function from parameters to one.
+
+
+def check_groups(groups: Any) -> None:
+    """Raises for a string other than "all", which would be one rate, too, and hardly meant."""
+    if isinstance(groups, str) and groups != "all":
+        raise ValueError(
+            "groups must be None (a rate per leaf), 'all' (one rate), a pytree of labels, or a "
+            f"function from parameters to one, such as by_module, got {groups!r}."
+        )
 
 
 def by_module(params: Any) -> Any:

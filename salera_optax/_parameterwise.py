@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from salera_optax._alera import bounded, check_rate_law, gain_at
+from salera_optax._alera import check_arguments
 from salera_optax._arrays import (
     incremented,
     real_size,
@@ -22,7 +22,7 @@ from salera_optax._arrays import (
     zeros_like,
 )
 from salera_optax._devices import AxisName
-from salera_optax._random_walk import Std, agreement
+from salera_optax._laws import Law, changed, score
 from salera_optax._validation import check_params, check_same_tree, check_state
 
 
@@ -34,21 +34,18 @@ class ScaleByParameterwiseAleraState(NamedTuple):
       path: exponential average of the normalized gradient, like the parameters, float32 or wider.
       log_rate: logarithm of the rate multiplier of every coordinate, like the parameters, real.
       base_state: state of the base transformation.
-      count: int32 scalar, all steps, the argument of a schedule of the gain (None without one).
     """
 
     step: jax.Array
     path: Any
     log_rate: Any
     base_state: Any
-    count: Any = None
 
 
 def scale_by_parameterwise_alera(
     alpha: ArrayLike = 0.1,
-    gain: optax.ScalarOrSchedule = 2.11e-8,
+    law: Law | None = None,
     *,
-    std: Std = "exact",
     base: optax.GradientTransformation | None = None,
     eps: ArrayLike = 1e-6,
     axis_name: AxisName = None,
@@ -62,10 +59,9 @@ def scale_by_parameterwise_alera(
 
     Args:
       alpha: memory rate of the path, in (0, 1].
-      gain: step of the logarithm of a rate per standard deviation, finite and at least 0, or an
-        Optax schedule of it; see `alera`.
-      std: "exact" for `path_std(alpha, N) / sqrt(N)`, "authors" for `alpha / N` of the published
-        code.
+      law: how a rate follows its path, as in `scale_by_alera`, elementwise: for a real coordinate
+        p of the N of the whole path it sees N p^2 and d = 1, for a complex one N |p|^2 / 2 and
+        d = 2. None is `score(2.11e-8)`, the paper's robust setting.
       base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
         itself; the path always sees the raw gradient.
       eps: where the gradient's norm is at most this, finite and at least 0, the path only decays.
@@ -77,11 +73,13 @@ def scale_by_parameterwise_alera(
 
     Raises:
       ValueError: for an argument out of range, or gradients that do not fit the parameters.
-      TypeError: for a base that is no transformation, or parameters that are not floating-point.
+      TypeError: for a base that is no transformation, a law that is no function, or parameters
+        that are not floating-point.
 
     Example:
       >>> import jax.numpy as jnp, optax
-      >>> tx = optax.chain(scale_by_parameterwise_alera(0.1, 0.1), optax.scale(-0.1))
+      >>> from salera_optax import score
+      >>> tx = optax.chain(scale_by_parameterwise_alera(0.1, score(0.1)), optax.scale(-0.1))
       >>> x = jnp.array([1.0, -2.0])
       >>> state = tx.init(x)
       >>> for _ in range(5):
@@ -92,7 +90,8 @@ def scale_by_parameterwise_alera(
 
     Source: arXiv 1709.01427, Appendix B, Algorithm 2.
     """
-    check_rate_law(alpha, gain, std, base, eps, axis_name)
+    rate_law = score(2.11e-8) if law is None else law
+    check_arguments(alpha, rate_law, base, eps, axis_name)
     inner = optax.with_extra_args_support(optax.identity() if base is None else base)
 
     def init_fn(params: Any) -> ScaleByParameterwiseAleraState:
@@ -103,7 +102,6 @@ def scale_by_parameterwise_alera(
             path=jax.tree.map(lambda p: zeros_like(p, jnp.result_type(p, jnp.float32)), params),
             log_rate=jax.tree.map(lambda p: zeros_like(p, statistics_dtype(p)), params),
             base_state=inner.init(params),
-            count=jnp.zeros((), jnp.int32) if callable(gain) else None,
         )
 
     def update_fn(
@@ -114,7 +112,6 @@ def scale_by_parameterwise_alera(
         step = incremented(state.step)
         direction, base_state = inner.update(updates, state.base_state, params, **extra_args)
         dtype = statistics_dtype(state.path)
-        gain_now, count = gain_at(gain, state.count, dtype)
         memory = jnp.asarray(alpha, dtype)
         total = sum(real_size(leaf, axis_name) for leaf in jax.tree.leaves(state.path))
 
@@ -125,10 +122,13 @@ def scale_by_parameterwise_alera(
         )
 
         def adapted(log_rate: jax.Array, p: jax.Array) -> jax.Array:
-            # A complex coordinate covers two of the `total` real dimensions.
-            share = (2 if jnp.iscomplexobj(p) else 1) / total
-            z = agreement(squared_modulus(p), memory, step, total, std, share)
-            return jnp.asarray(bounded(log_rate + gain_now * z), log_rate.dtype)
+            # Each coordinate as a path of its own, as long as the share that it has of the whole. A
+            # complex one covers two of the `total` real dimensions.
+            d = 2 if jnp.iscomplexobj(p) else 1
+            squared = squared_modulus(p).astype(dtype) * (total / d)
+            return changed(
+                rate_law, log_rate, squared, memory, step, jnp.array(d, dtype), norm > eps
+            )
 
         log_rate = jax.tree.map(adapted, state.log_rate, path)
         direction = jax.tree.map(
@@ -137,6 +137,6 @@ def scale_by_parameterwise_alera(
             log_rate,
             direction if params is None else params,
         )
-        return direction, ScaleByParameterwiseAleraState(step, path, log_rate, base_state, count)
+        return direction, ScaleByParameterwiseAleraState(step, path, log_rate, base_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -12,16 +12,13 @@ Eq. 5 is corrected here: as printed in arXiv 1709.01427 it has 2 for the factor 
 exponents.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from salera_optax._validation import check_number
-
-Std = Literal["exact", "authors"]
-STDS: tuple[str, ...] = get_args(Std)
 
 
 def check_alpha(alpha: Any) -> None:
@@ -99,34 +96,3 @@ def path_std(alpha: ArrayLike, d: ArrayLike, t: ArrayLike | None = None) -> jax.
     q = (1 - alpha) ** 2
     grown = _one_minus_power(alpha, steps) * _one_minus_power(alpha, steps - 1)
     return 2 * alpha / (2 - alpha) * jnp.sqrt(q / (1 + q) * grown / jnp.asarray(d, alpha.dtype))
-
-
-def agreement(
-    squared_norm: jax.Array,
-    alpha: jax.Array,
-    step: jax.Array,
-    d: ArrayLike,
-    std: Std,
-    share: ArrayLike = 1,
-) -> jax.Array:
-    """By how many standard deviations the path is longer than a random walk's.
-
-    Args:
-      squared_norm: squared norm of the path, or of the part of it that `share` describes.
-      alpha: memory rate, an array in the dtype of the statistics.
-      step: number of steps taken, at least 1.
-      d: dimension of the whole path; 0 stands for an empty group and gives 0.
-      std: "exact" for `path_std`, "authors" for their `alpha / sqrt(d)`.
-      share: the part of the dimensions that `squared_norm` covers: 1, or `1/d` for one coordinate
-        (Appendix B).
-
-    Returns:
-      `(squared_norm - share mean(t)) / (sqrt(share) std(d))`, of the shape of `squared_norm`.
-    """
-    dimension = jnp.maximum(jnp.asarray(d, alpha.dtype), 1)
-    scale = path_std(alpha, dimension) if std == "exact" else alpha / jnp.sqrt(dimension)
-    scale = scale * jnp.sqrt(jnp.asarray(share, alpha.dtype))
-    excess = squared_norm - share * path_mean(alpha, step)
-    # At alpha = 1 the path is the last direction: its norm never varies and says nothing.
-    defined = (scale > 0) & (jnp.asarray(d) > 0)
-    return jnp.where(defined, excess / jnp.where(defined, scale, 1), 0)

@@ -22,12 +22,12 @@ STEPS = 30
 ALARM = 20  # the last step whose targets are wrong, which is certain then
 HELD = 5  # an earlier step that is broken alone
 SIZE = 64
-GAIN = 0.01  # so that the rates move far enough to tell a wrong norm or dimension
+LAW = salera_optax.score(0.01)  # moves the rates far enough to tell a wrong norm or dimension
 OPTIMIZERS = {
-    "salera": partial(salera_optax.salera, gain=GAIN),
-    "spalera": partial(salera_optax.spalera, gain=GAIN),
+    "salera": partial(salera_optax.salera, law=LAW, momentum=None),
+    "spalera": partial(salera_optax.spalera, law=LAW),
     "guarded ag_adam": lambda rate, axis_name=None: salera_optax.page_hinkley(
-        salera_optax.ag_adam(rate, gain=GAIN, axis_name=axis_name), axis_name=axis_name
+        salera_optax.ag_adam(rate, axis_name=axis_name), axis_name=axis_name
     ),
 }
 

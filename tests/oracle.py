@@ -17,10 +17,11 @@ def path_mean(alpha, t):
     return alpha / (2 - alpha) * (1 - (1 - alpha) ** (2 * t))
 
 
-def exact_std(alpha, d):
-    """Its standard deviation as t grows without bound (Eq. 5, corrected)."""
+def exact_std(alpha, d, t=math.inf):
+    """Its standard deviation (Eq. 5, corrected)."""
     q = (1 - alpha) ** 2
-    return math.sqrt(4 * alpha**2 * q / ((2 - alpha) ** 2 * (1 + q)) / d)
+    grown = 1.0 if t == math.inf else (1 - q**t) * (1 - q ** (t - 1))
+    return math.sqrt(4 * alpha**2 * q / ((2 - alpha) ** 2 * (1 + q)) / d * grown)
 
 
 def authors_std(alpha, d):
@@ -29,6 +30,43 @@ def authors_std(alpha, d):
 
 
 STD = {"exact": exact_std, "authors": authors_std}
+
+# The laws of the rate ------------------------------------------------------------------------
+
+
+class Score:
+    """The paper's law (Eq. 6); it moves the rate in every step, with a gradient or without."""
+
+    every_step = True
+
+    def __init__(self, gain, std="exact"):
+        self.gain, self.std = gain, STD[std]
+
+    def __call__(self, squared_norm, alpha, t, d):
+        return self.gain * (squared_norm - path_mean(alpha, t)) / self.std(alpha, d)
+
+
+class Ratio:
+    """The logarithm of the squared norm over its mean, less its own mean, damped by its deviation.
+
+    The logarithm of a Gamma variable of mean 1 and deviation s has about the mean -s^2/2 - s^4/12.
+    A rate rises with what is above the margin only.
+    """
+
+    every_step = False
+
+    def __init__(self, gain, margin=1.0):
+        self.gain, self.margin = gain, margin
+
+    def __call__(self, squared_norm, alpha, t, d):
+        if squared_norm == 0:
+            return 0.0
+        s = exact_std(alpha, d, t) / path_mean(alpha, t)
+        x = math.log(squared_norm / path_mean(alpha, t)) + s**2 / 2 + s**4 / 12
+        x = min(max(x, -3.0), 6.0)
+        if x > 0:
+            x = max(x - self.margin, 0.0)
+        return self.gain * x * abs(x) / (abs(x) + s) if x else 0.0
 
 
 def real_size(array):
@@ -115,16 +153,16 @@ class Decayed:
 class Alera:
     """One rate for each group of leaves (Algorithm 2; eta_0 enters once)."""
 
-    def __init__(self, params, alpha, gain, labels=None, std="exact", base=None, eps=1e-6):
-        self.alpha, self.gain, self.eps, self.std = alpha, gain, eps, STD[std]
+    def __init__(self, params, alpha, law, labels=None, base=None, eps=1e-6):
+        self.alpha, self.law, self.eps = alpha, law, eps
         self.labels = labels or {k: k for k in params}
         self.base = base or Plain()
         self.rate = dict.fromkeys(self.labels.values(), 1.0)
         self.sizes = {k: real_size(p) for k, p in params.items()}
         self.start = {k: np.zeros_like(p) for k, p in params.items()}
-        self.forget_path()
+        self.forget()
 
-    def forget_path(self):
+    def forget(self):
         """Path and step back to zero, and the base starts over; the rates stay."""
         self.t = 0
         self.path = dict(self.start)
@@ -140,8 +178,9 @@ class Alera:
                 self.path[k] = (1 - self.alpha) * self.path[k]
                 if norm > self.eps:
                     self.path[k] = self.path[k] + self.alpha * grads[k] / norm
-            excess = squared_norm(self.path[k] for k in leaves) - path_mean(self.alpha, self.t)
-            self.rate[label] *= math.exp(self.gain * excess / self.std(self.alpha, d))
+            if norm > self.eps or self.law.every_step:
+                squared = squared_norm(self.path[k] for k in leaves)
+                self.rate[label] *= math.exp(self.law(squared, self.alpha, self.t, d))
         base = self.base.direction(grads, params)
         return {k: self.rate[self.labels[k]] * base[k] for k in grads}
 
@@ -149,15 +188,15 @@ class Alera:
 class ParameterwiseAlera:
     """One rate for each coordinate, one path over the whole tree (Appendix B)."""
 
-    def __init__(self, params, alpha, gain, std="exact", base=None, eps=1e-6):
-        self.alpha, self.gain, self.eps, self.std = alpha, gain, eps, STD[std]
+    def __init__(self, params, alpha, law, base=None, eps=1e-6):
+        self.alpha, self.law, self.eps = alpha, law, eps
         self.base = base or Plain()
         self.rate = {k: np.ones(np.shape(p)) for k, p in params.items()}
         self.n = sum(real_size(p) for p in params.values())
         self.start = {k: np.zeros_like(p) for k, p in params.items()}
-        self.forget_path()
+        self.forget()
 
-    def forget_path(self):
+    def forget(self):
         """Path and step back to zero, and the base starts over; the rates stay."""
         self.t = 0
         self.path = dict(self.start)
@@ -167,16 +206,15 @@ class ParameterwiseAlera:
         self.t += 1
         norm = math.sqrt(squared_norm(grads.values()))
         for k, g in grads.items():
-            # A complex coordinate has two of the n shares.
-            share = (2 if np.iscomplexobj(g) else 1) / self.n
-            mean = path_mean(self.alpha, self.t) * share
-            std = self.std(self.alpha, self.n) * math.sqrt(share)
             self.path[k] = (1 - self.alpha) * self.path[k]
             if norm > self.eps:
                 self.path[k] = self.path[k] + self.alpha * g / norm
-            self.rate[k] = self.rate[k] * np.exp(
-                self.gain * (np.abs(self.path[k]) ** 2 - mean) / std
-            )
+            if norm > self.eps or self.law.every_step:
+                # Each coordinate as a path of its own; a complex one has two of the n shares.
+                d = 2 if np.iscomplexobj(g) else 1
+                each = np.abs(self.path[k]) ** 2 * self.n / d
+                changes = [self.law(x, self.alpha, self.t, d) for x in np.ravel(each)]
+                self.rate[k] = self.rate[k] * np.exp(np.reshape(changes, np.shape(each)))
         base = self.base.direction(grads, params)
         return {k: self.rate[k] * base[k] for k in grads}
 
@@ -219,7 +257,7 @@ class PageHinkley:
         threshold=0.1,
         factor=0.5,
         rollback=True,
-        forget_path=False,
+        start_over=True,
     ):
         self.inner, self.smoothing, self.threshold, self.factor = (
             inner,
@@ -227,7 +265,7 @@ class PageHinkley:
             threshold,
             factor,
         )
-        self.rollback, self.forget_path = rollback, forget_path
+        self.rollback, self.start_over = rollback, start_over
         self.scale, self.alarms, self.alarm = 1.0, 0, False
         self.reference = self.before = None
         self.restart()
@@ -254,8 +292,8 @@ class PageHinkley:
             self.alarms += 1
             self.scale *= self.factor
             self.restart()
-            if self.forget_path:
-                self.inner.part.forget_path()
+            if self.start_over:
+                self.inner.part.forget()
             return self.before if self.rollback and self.before is not None else params
         self.n += 1
         self.before = params

@@ -102,7 +102,8 @@ def test_the_log_starts_with_all_that_defines_the_run(finished: tuple[Path, Resu
 def test_every_step_logs_the_loss_and_all_that_the_optimizer_reports(
     finished: tuple[Path, Result],
 ):
-    guard = {"alarm", "alarms", "nonfinite", "statistic", "threshold", "scale"}
+    counts = {"alarm", "alarms", "cause", "held", "holds", "nonfinite"}
+    guard = counts | {"statistic", "threshold", "scale"}
     for line in read_log(finished[0]).steps:
         assert set(line) == guard | {"step", "epoch", "loss", "learning_rate"}
         assert math.isfinite(line["loss"])
@@ -208,7 +209,7 @@ def test_side_by_side_sgd_loses_the_recurrent_network_that_the_guard_saves(
     monkeypatch.setattr(data, "_ADDING_LENGTH", 4)
     monkeypatch.setattr(data, "_ADDING_SIZES", (500, 100))
     names = ("--optimizer", "sgd", "--optimizer", "guarded-sgd", "--optimizer", "sgd")
-    values = ("--learning-rate", 0.3, "--smoothing", 0.2)
+    values = ("--learning-rate", 0.3, "--factor", 0.4)
     result = run(*SHORT, "--model", "rnn", *names, *values, "--out", tmp_path)
 
     assert result.exit_code == 0, result.output
@@ -224,8 +225,8 @@ def test_side_by_side_sgd_loses_the_recurrent_network_that_the_guard_saves(
     assert sgd.epochs[-1]["test_error"] == 1
     assert guarded.epochs[-1]["test_loss"] < 0.1  # the best constant, 1, has a loss of 1 / 6
     assert guarded.epochs[-1]["test_error"] < 0.8
-    assert "smoothing" not in sgd.config["hyperparameters"]
-    assert guarded.config["hyperparameters"]["smoothing"] == 0.2
+    assert "factor" not in sgd.config["hyperparameters"]
+    assert guarded.config["hyperparameters"]["factor"] == 0.4
     last = guarded.steps[-1]
     assert last["scale"] < 1
     assert last["learning_rate"]["all"] == pytest.approx(0.3 * last["scale"])
@@ -235,15 +236,15 @@ def test_side_by_side_sgd_loses_the_recurrent_network_that_the_guard_saves(
 @pytest.mark.parametrize("name", ["sgd", "nag", "adagrad", "adam"])
 def test_a_guarded_optimizer_takes_its_own_options_and_those_of_the_guard(name: str):
     (plain,) = optimizers.hyperparameters([name], {})
-    (guarded,) = optimizers.hyperparameters([f"guarded-{name}"], {"threshold": 0.7})
+    (guarded,) = optimizers.hyperparameters([f"guarded-{name}"], {"factor": 0.7})
     guard = inspect.signature(salera_optax.page_hinkley).parameters
 
     assert set(guarded) - set(plain) == set(guard) - {"inner"}
     assert plain.items() <= guarded.items()
-    assert guarded["threshold"] == 0.7
-    with pytest.raises(ValueError, match="threshold must be"):
+    assert guarded["factor"] == 0.7
+    with pytest.raises(ValueError, match="factor must be"):
         optimizers.build(
-            f"guarded-{name}", guarded | {"threshold": 0}, total_steps=1, minibatch_ratio=0.01
+            f"guarded-{name}", guarded | {"factor": 0}, total_steps=1, minibatch_ratio=0.01
         )
 
 
@@ -265,18 +266,19 @@ def test_an_unknown_name_gets_the_list_of_the_valid_ones(option: str, valid: Any
 
 
 def test_an_option_that_the_optimizer_does_not_take_names_those_that_do():
-    result = run("--optimizer", "adam", "--smoothing", 0.1)
+    result = run("--optimizer", "adam", "--factor", 0.1)
 
     assert result.exit_code == 1
+    ours = "salera_adamw, salera-ratio, salera, spalera"
     guarded = "guarded-sgd, guarded-nag, guarded-adagrad, guarded-adam"
-    assert result.output == f"Error: adam takes no --smoothing; salera, spalera, {guarded} do.\n"
+    assert result.output == f"Error: adam takes no --factor; {ours}, {guarded} do.\n"
 
 
 def test_an_option_that_none_of_several_optimizers_takes_is_refused():
     result = run("--optimizer", "adam", "--optimizer", "sgd", "--alpha", 0.1)
 
     assert result.exit_code == 1
-    takers = "salera, alera, spalera, ag_adam, published-salera"
+    takers = "salera_adamw, salera-ratio, salera, alera, spalera, ag_adam, published-salera"
     assert result.output == f"Error: adam and sgd take no --alpha; {takers} do.\n"
 
 

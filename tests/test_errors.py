@@ -33,6 +33,7 @@ ALERA_FACTORIES: dict[str, Callable[..., Any]] = {
     "salera": alias(salera_optax.salera),
     "spalera": alias(salera_optax.spalera),
     "ag_adam": alias(salera_optax.ag_adam),
+    "salera_adamw": salera_optax.salera_adamw,
 }
 
 
@@ -41,24 +42,26 @@ def detected(**numbers: Any) -> optax.GradientTransformationExtraArgs:
     return guarded(detector=salera_optax.published(**numbers))
 
 
-def of_the_authors(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """A ready-made optimizer with the paper's detector."""
-    return lambda **arguments: factory(0.1, std="authors", **arguments)
-
-
 # The factories of what has the two numbers of the paper's detector.
 DETECTOR_FACTORIES: dict[str, Callable[..., Any]] = {
     "published": detected,
-    "salera": of_the_authors(salera_optax.salera),
-    "spalera": of_the_authors(salera_optax.spalera),
 }
 GUARD_FACTORIES: dict[str, Callable[..., Any]] = {
     "page_hinkley": guarded,
     "salera": alias(salera_optax.salera),
     "spalera": alias(salera_optax.spalera),
+    "salera_adamw": salera_optax.salera_adamw,
 }
 GROUPED_FACTORIES = {
-    name: ALERA_FACTORIES[name] for name in ("scale_by_alera", "alera", "salera", "ag_adam")
+    name: ALERA_FACTORIES[name]
+    for name in ("scale_by_alera", "alera", "salera", "ag_adam", "salera_adamw")
+}
+LAWS: dict[str, Callable[..., Any]] = {
+    "ratio": lambda gain: salera_optax.scale_by_alera(law=salera_optax.ratio(gain)),
+    "score": lambda gain: salera_optax.scale_by_alera(law=salera_optax.score(gain)),
+    "score, one rate per coordinate": lambda gain: salera_optax.scale_by_parameterwise_alera(
+        law=salera_optax.score(gain, "authors")
+    ),
 }
 BOTH = {**ALERA_FACTORIES, **GUARD_FACTORIES}
 
@@ -70,6 +73,7 @@ POSITIVE = r"finite and greater than 0"
 RANGES: dict[str, tuple[str, list[float], list[float]]] = {
     "alpha": (HALF_OPEN, [0.0, -0.1, 1.5, NAN, INF], [1.0, 1, 1e-9]),
     "gain": (NOT_NEGATIVE, [-1e-6, NAN, INF, -INF], [0.0, 0]),
+    "margin": (NOT_NEGATIVE, [-1e-6, NAN, INF], [0.0, 0]),
     "eps": (NOT_NEGATIVE, [-1e-6, NAN, INF], [0.0, 0]),
     "smoothing": (HALF_OPEN, [0.0, -0.1, 1.5, NAN, INF], [1.0, 1, 1e-9]),
     "threshold": (POSITIVE, [0.0, -0.1, NAN, INF], [1e-9, 1]),
@@ -78,13 +82,22 @@ RANGES: dict[str, tuple[str, list[float], list[float]]] = {
 NUMBERS = [
     (factory, make, name)
     for factories, names in (
-        (ALERA_FACTORIES, ("alpha", "gain", "eps")),
+        (ALERA_FACTORIES, ("alpha", "eps")),
+        (LAWS, ("gain",)),
+        (
+            {
+                "ratio": lambda margin: salera_optax.scale_by_alera(
+                    law=salera_optax.ratio(0.01, margin)
+                )
+            },
+            ("margin",),
+        ),
         (GUARD_FACTORIES, ("factor",)),
         (DETECTOR_FACTORIES, ("smoothing", "threshold")),
     )
     for factory, make in factories.items()
     for name in names
-    if (factory, name) != ("ag_adam", "eps")  # It is Adam's, which Optax does not check.
+    if name != "eps" or "adam" not in factory  # It is Adam's, which Optax does not check.
 ]
 every_number = pytest.mark.parametrize(
     ("make", "name"),
@@ -143,13 +156,36 @@ def test_ends_of_the_ranges_are_accepted(make: Callable[..., Any], name: str) ->
         assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, tree)
 
 
-@each(ALERA_FACTORIES)
 @pytest.mark.parametrize("wrong", ["Exact", "paper", None, 1], ids=repr)
-def test_unknown_std_is_shown_beside_the_valid_ones(make: Callable[..., Any], wrong: Any) -> None:
+def test_unknown_std_is_shown_beside_the_valid_ones(wrong: Any) -> None:
     with pytest.raises(
         ValueError, match=rf"std must be .*'exact'.*'authors'.*got {re.escape(repr(wrong))}"
     ):
-        make(std=wrong)
+        salera_optax.score(3e-6, std=wrong)
+
+
+@each(ALERA_FACTORIES)
+@pytest.mark.parametrize("wrong", [0.01, "ratio", optax.sgd(0.1)], ids=lambda w: str(w)[:5])
+def test_law_that_is_no_function_is_shown(make: Callable[..., Any], wrong: Any) -> None:
+    match = rf"law must be a function .*ratio.*got {re.escape(repr(wrong))}"
+    with pytest.raises(TypeError, match=match):
+        make(law=wrong)
+
+
+@each(ALERA_FACTORIES)
+def test_law_whose_answer_has_another_shape_is_refused(make: Callable[..., Any]) -> None:
+    tx = make(law=lambda squared_norm, alpha, step, d: jnp.zeros(7))
+    with pytest.raises(ValueError, match=r"law must return .* shape .*, got \(7,\)"):
+        tx.update(params(), tx.init(params()), params(), value=1.0)
+
+
+@each(GROUPED_FACTORIES)
+@pytest.mark.parametrize("wrong", ["layer", "by_module", ""], ids=repr)
+def test_groups_that_are_another_string_than_all_are_shown(
+    make: Callable[..., Any], wrong: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"groups must be None .*'all'.*got {wrong!r}"):
+        make(groups=wrong)
 
 
 @each(GUARD_FACTORIES)
@@ -544,7 +580,21 @@ def test_momentum_is_between_zero_and_one() -> None:
             salera_optax.salera(0.1, momentum=momentum)
 
 
-ALIASES = (salera_optax.alera, salera_optax.salera, salera_optax.spalera, salera_optax.ag_adam)
+ALIASES = (
+    salera_optax.alera,
+    salera_optax.salera,
+    salera_optax.spalera,
+    salera_optax.ag_adam,
+    salera_optax.salera_adamw,
+)
+
+
+@pytest.mark.parametrize("factory", ALIASES)
+def test_all_arguments_behind_the_learning_rate_are_given_by_name(
+    factory: Callable[..., Any],
+) -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        factory(0.1, 0.01)
 
 
 @pytest.mark.parametrize("factory", ALIASES)
@@ -559,13 +609,14 @@ def test_rates_are_finite_and_not_negative(factory: Callable[..., Any], value: f
     factory(0.0, weight_decay=lambda step: 0.1)
 
 
-def test_decays_of_ag_adam_are_between_zero_and_one() -> None:
+@pytest.mark.parametrize("factory", ALIASES[3:])
+def test_decays_of_adam_are_between_zero_and_one(factory: Callable[..., Any]) -> None:
     for name in ("b1", "b2"):
         with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\], got 1.5"):
-            salera_optax.ag_adam(0.1, **{name: 1.5})
+            factory(0.1, **{name: 1.5})
 
 
 @pytest.mark.parametrize("factory", ALIASES[:3])
 def test_nesterov_needs_a_momentum(factory: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="nesterov must be False without a momentum"):
-        factory(0.1, nesterov=True)
+        factory(0.1, momentum=None, nesterov=True)

@@ -70,10 +70,15 @@ def hyperparameters(run):
 def optimizer(algorithm, variant, arguments, decay, groups):
     """The algorithm as published, behind an L2 penalty on the gradient."""
     factory = getattr(salera_optax, {"agadam": "ag_adam"}.get(algorithm, algorithm))
-    arguments = dict(arguments, std="authors")
+    law = salera_optax.score(arguments["gain"], std="authors")
+    arguments = {key: value for key, value in arguments.items() if key != "gain"} | {"law": law}
+    if algorithm != "agadam":
+        arguments["momentum"] = None
     if algorithm != "spalera":
         arguments["groups"] = groups
     if algorithm in ("salera", "spalera"):
+        numbers = {name: arguments.pop(name) for name in ("smoothing", "threshold")}
+        arguments["detector"] = salera_optax.published(**numbers)
         arguments.update(reset_path=False, rollback=variant == "backtrack")
     return optax.chain(optax.add_decayed_weights(decay), factory(**arguments))
 

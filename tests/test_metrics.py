@@ -91,7 +91,8 @@ def test_the_rates_of_every_optimizer_include_the_base_learning_rate():
 
 
 def test_a_schedule_is_reported_at_its_present_value():
-    report = after(salera_optax.alera(optax.linear_schedule(1.0, 0.0, 10)), 1.0, 1.0, 1.0)
+    schedule, still = optax.linear_schedule(1.0, 0.0, 10), salera_optax.ratio(0.0)
+    report = after(salera_optax.alera(schedule, law=still), 1.0, 1.0, 1.0)
     assert report["learning_rate/bias"] == pytest.approx(0.8, rel=1e-4)
 
 

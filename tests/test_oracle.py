@@ -54,39 +54,52 @@ class Case:
     alarms: bool = False
 
 
-def alera_case(name, oracle_base=None, labels=None, *, is_complex=False, **arguments):
-    std = arguments.get("std", "exact")
+GAINS = {"score": 0.02, "ratio": 0.1}
+
+
+def laws(law, **arguments):
+    """A law of the rate, ours and the oracle's."""
+    gain = arguments.pop("gain", GAINS[law])
+    ours = getattr(salera_optax, law)(gain, **arguments)
+    return ours, getattr(oracle, law.capitalize())(gain, **arguments)
+
+
+def alera_case(name, oracle_base=None, labels=None, *, law=(), is_complex=False, **arguments):
+    ours, theirs = law or laws("ratio")
+    arguments = {"momentum": None, "alpha": 0.1, "law": ours} | arguments
 
     def reference(params):
-        part = oracle.Alera(params, 0.1, 0.02, labels, std, oracle_base and oracle_base())
+        part = oracle.Alera(params, 0.1, theirs, labels, oracle_base and oracle_base())
         return oracle.Unguarded(oracle.Descent(part, 0.05))
 
-    ours = salera_optax.alera(0.05, 0.1, 0.02, **arguments)
-    return Case(f"alera, {name}", ours, reference, is_complex)
+    return Case(f"alera, {name}", salera_optax.alera(0.05, **arguments), reference, is_complex)
 
 
-def salera_case(name, oracle_base=None, *, is_complex=False, **arguments):
-    """The published detector; `std`, `rollback`, `reset_path` and the detector's numbers vary."""
+def salera_case(name, oracle_base=None, *, law=(), is_complex=False, **arguments):
+    """The published detector; law, `rollback`, `reset_path` and the detector's numbers vary."""
+    ours, theirs = law or laws("score")
     guard = {"rollback": True, "reset_path": True} | arguments
-    ours = salera_optax.salera(0.05, 0.1, 0.02, **with_published(guard))
+    tx = salera_optax.salera(
+        0.05, **{"momentum": None, "alpha": 0.1, "law": ours} | with_published(guard)
+    )
 
     def reference(params):
-        base = oracle_base and oracle_base()
-        part = oracle.Alera(params, 0.1, 0.02, std=guard.get("std", "exact"), base=base)
+        part = oracle.Alera(params, 0.1, theirs, base=oracle_base and oracle_base())
         return oracle.PageHinkley(oracle.Descent(part, 0.05), **guard_of(guard))
 
-    return Case(f"salera, {name}", ours, reference, is_complex, alarms=True)
+    return Case(f"salera, {name}", tx, reference, is_complex, alarms=True)
 
 
-def spalera_case(name, *, is_complex=False, **arguments):
+def spalera_case(name, *, law=(), is_complex=False, **arguments):
+    ours, theirs = law or laws("score", gain=0.002)
     guard = {"rollback": True, "reset_path": True} | arguments
-    ours = salera_optax.spalera(0.05, 0.1, 0.002, **with_published(guard))
+    tx = salera_optax.spalera(0.05, law=ours, **with_published(guard))
 
     def reference(params):
-        part = oracle.ParameterwiseAlera(params, 0.1, 0.002, guard.get("std", "exact"))
+        part = oracle.ParameterwiseAlera(params, 0.1, theirs)
         return oracle.PageHinkley(oracle.Descent(part, 0.05), **guard_of(guard))
 
-    return Case(f"spalera, {name}", ours, reference, is_complex, alarms=True)
+    return Case(f"spalera, {name}", tx, reference, is_complex, alarms=True)
 
 
 def with_published(arguments):
@@ -102,7 +115,7 @@ def guard_of(arguments):
     names = ("smoothing", "threshold", "factor", "rollback")
     return {
         **{name: arguments[name] for name in names if name in arguments},
-        "forget_path": arguments["reset_path"],
+        "start_over": arguments["reset_path"],
     }
 
 
@@ -117,27 +130,29 @@ def wrapper_case(name, inner, oracle_part, learning_rate, **arguments):
 
 
 def ag_adam_case(name, oracle_base, labels=None, **arguments):
+    ours, theirs = laws("ratio")
+
     def reference(params):
-        part = oracle.Alera(params, 0.1, 0.02, labels, base=oracle_base())
+        part = oracle.Alera(params, 0.1, theirs, labels, oracle_base())
         return oracle.Unguarded(oracle.Descent(part, 0.02))
 
-    return Case(f"ag_adam, {name}", salera_optax.ag_adam(0.02, 0.1, 0.02, **arguments), reference)
+    tx = salera_optax.ag_adam(0.02, alpha=0.1, law=ours, **arguments)
+    return Case(f"ag_adam, {name}", tx, reference)
 
 
-def ag_adam_guarded():
-    """As `salera`, on Adam's direction: an alarm starts Adam over."""
-    ours = salera_optax.page_hinkley(
-        salera_optax.ag_adam(0.02, 0.1, 0.02),
-        salera_optax.published(),
-        on_alarm=salera_optax.forget_path,
-    )
+def salera_adamw_case(name, **arguments):
+    """An alarm starts Adam over."""
+    ours, theirs = laws("ratio")
+    published = salera_optax.published()
+    tx = salera_optax.salera_adamw(0.02, alpha=0.1, law=ours, detector=published, **arguments)
 
     def reference(params):
-        part = oracle.Alera(params, 0.1, 0.02, base=oracle.Adam())
-        descent = oracle.Descent(part, 0.02)
-        return oracle.PageHinkley(descent, forget_path=True)
+        decay = arguments.get("weight_decay", 1e-4)
+        base = oracle.Decayed(decay, oracle.Adam(b2=arguments.get("b2", 0.95)))
+        descent = oracle.Descent(oracle.Alera(params, 0.1, theirs, base=base), 0.02)
+        return oracle.PageHinkley(descent)
 
-    return Case("page_hinkley, ag_adam", ours, reference, alarms=True)
+    return Case(f"salera_adamw, {name}", tx, reference, alarms=True)
 
 
 def schedule(step):
@@ -146,19 +161,23 @@ def schedule(step):
 
 
 def scheduled_case():
-    def reference(params):
-        descent = oracle.Descent(oracle.Alera(params, 0.1, 0.02), schedule)
-        return oracle.PageHinkley(descent, forget_path=True)
+    ours, theirs = laws("ratio")
 
-    ours = salera_optax.salera(schedule, 0.1, 0.02, detector=salera_optax.published())
-    return Case("salera, learning rate on a schedule", ours, reference, alarms=True)
+    def reference(params):
+        part = oracle.Alera(params, 0.1, theirs, base=oracle.Momentum(0.9))
+        descent = oracle.Descent(part, schedule)
+        return oracle.PageHinkley(descent)
+
+    tx = salera_optax.salera(schedule, alpha=0.1, law=ours, detector=salera_optax.published())
+    return Case("salera, learning rate on a schedule", tx, reference, alarms=True)
 
 
 ONE = dict.fromkeys(("bias", "kernel", "scale"), "all")
 TWO = {"bias": "outer", "kernel": "inner", "scale": "outer"}
 CASES = [
     alera_case("a rate per leaf"),
-    alera_case("the authors' deviation", std="authors"),
+    alera_case("the paper's law", law=laws("score")),
+    alera_case("the authors' deviation", law=laws("score", std="authors")),
     alera_case("one rate", labels=ONE, groups="all"),
     alera_case("groups by labels", labels=TWO, groups=TWO),
     alera_case("groups by function", labels=TWO, groups=lambda _: TWO),
@@ -180,15 +199,23 @@ CASES = [
         momentum=0.9,
         weight_decay=0.1,
     ),
-    ag_adam_guarded(),
+    salera_adamw_case("defaults"),
+    salera_adamw_case("decay and memory", weight_decay=0.1, b2=0.999),
+    salera_case("ratio", law=laws("ratio")),
     salera_case("no rollback, path forgotten", rollback=False),
     salera_case("no rollback, path kept", rollback=False, reset_path=False),
-    salera_case("the paper", reset_path=False, std="authors", smoothing=0.02),
+    salera_case("the paper", law=laws("score", std="authors"), reset_path=False, smoothing=0.02),
     salera_case("raw loss, high threshold", smoothing=1.0, threshold=0.5, factor=0.3),
     salera_case("complex leaves", is_complex=True),
     scheduled_case(),
     spalera_case("rollback, path forgotten"),
-    spalera_case("the paper", reset_path=False, std="authors", smoothing=0.02),
+    spalera_case("ratio", law=laws("ratio", gain=0.01)),
+    spalera_case(
+        "the paper",
+        law=laws("score", gain=0.002, std="authors"),
+        reset_path=False,
+        smoothing=0.02,
+    ),
     spalera_case("no rollback, path kept", rollback=False, reset_path=False),
     spalera_case("complex leaves", is_complex=True),
     wrapper_case("gradient descent", optax.sgd(0.05), oracle.Plain, 0.05),
@@ -318,7 +345,7 @@ def test_every_step_agrees_with_the_plain_version(case, dtype):
 def test_the_oracle_agrees_with_two_steps_worked_by_hand():
     # alpha = 1/2, gradients (3, 4) and (0, 2): paths (0.3, 0.4) and (0.15, 0.7), squared norms 0.25
     # and 0.5125, means 1/4 and 5/16, std sqrt(4 (1/4) (1/4) / ((9/4) (5/4)) / 2) = sqrt(2/45).
-    part = oracle.Alera({"x": np.zeros(2)}, alpha=0.5, gain=0.1)
+    part = oracle.Alera({"x": np.zeros(2)}, alpha=0.5, law=oracle.Score(0.1))
     first = part.direction({"x": np.array([3.0, 4.0])}, None)
     np.testing.assert_allclose(first["x"], [3.0, 4.0], rtol=1e-12)
     second = part.direction({"x": np.array([0.0, 2.0])}, None)

@@ -14,13 +14,14 @@ RATES = jnp.array([1e-3, 0.1, 1.0, 3.0, 30.0, 1000.0])  # the last three explode
 
 
 def salera(rate, extra):
+    law = salera_optax.ratio(0.01 * extra)
     detector = salera_optax.published(smoothing=extra)
-    return salera_optax.salera(rate, gain=1e-3 * extra, detector=detector, alpha=0.1 * extra)
+    return salera_optax.salera(rate, law=law, detector=detector, alpha=0.1 * extra)
 
 
 def spalera(rate, extra):
     detector = salera_optax.published(threshold=extra)
-    return salera_optax.spalera(rate, gain=1e-3 * extra, detector=detector)
+    return salera_optax.spalera(rate, law=salera_optax.score(1e-3 * extra), detector=detector)
 
 
 def guarded_adam(rate, extra):
