@@ -50,9 +50,10 @@ def test_adam_makes_progress_on_every_task_and_the_data_are_always_the_same(name
         np.testing.assert_array_equal(part.inputs, again.inputs)
         np.testing.assert_array_equal(part.labels, again.labels)
     adam = Contender(lambda rate, _: optax.adam(rate), 0.01)
-    standing, *moving = outcome(name, adam, [0.0, 0.01, 0.1], 60, "train").loss
-    assert np.isfinite(moving).all()
-    assert min(moving) < 0.97 * standing
+    steps = TASKS[name].steps // 6
+    standing, moving = outcome(name, adam, [0.0, 0.01], steps, "train").loss
+    assert np.isfinite(moving)
+    assert moving < 0.97 * standing
 
 
 def test_four_tasks_serve_to_choose_and_four_to_confirm():
