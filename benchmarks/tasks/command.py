@@ -17,7 +17,6 @@ from benchmarks.tasks.tables import write_tables
 @click.command(context_settings={"show_default": True})
 @click.option(
     "--only",
-    "tasks_",
     type=click.Choice(list(TASKS)),
     multiple=True,
     help="May be given several times.  [default: all tasks]",
@@ -45,7 +44,7 @@ from benchmarks.tasks.tables import write_tables
     help="Folder for tasks.jsonl, tasks.md and tasks.png; runs that are there are not run again.",
 )
 def tasks(
-    tasks_: Sequence[str],
+    only: Sequence[str],
     names: Sequence[str],
     seeds: int,
     steps: int | None,
@@ -57,7 +56,7 @@ def tasks(
     Each run that ends adds one line of JSON to the results, so an interrupted comparison goes on
     where it was. Tables and picture are of all results in the folder.
     """
-    runs = runs_of(tasks_ or TASKS, names or CONTENDERS, seeds, steps)
+    runs = runs_of(only or TASKS, names or CONTENDERS, seeds, steps)
     new = run_all(runs, out, workers)
     measured = curves(read_lines(out / RESULTS))
     write_tables(measured, out / "tasks.md")

@@ -20,7 +20,7 @@ FACTORS_AROUND_ONE = (0.01, 0.1, 0.3, 1.0, 10.0, 100.0)
 """The same for those that find their rate themselves and take a factor of it, which is 1."""
 OURS = ("salera_adamw", "salera", "ag_adam")
 
-_flagship = getattr(salera_optax, "salera_adamw", stand_in.salera_adamw)
+_flagship = stand_in.salera_adamw  # `salera_optax.salera_adamw` once the library has it
 
 
 class Contender(NamedTuple):
@@ -59,8 +59,8 @@ def _parameter_free(factory: Callable[[Any], optax.GradientTransformation]) -> C
     return Contender(lambda rate, _: factory(rate), 1.0, FACTORS_AROUND_ONE)
 
 
-def _from(factory: Callable[[Any], optax.GradientTransformation], rate: float) -> Contender:
-    return Contender(lambda rate, _: factory(rate), rate)
+def _from(factory: Callable[[Any], optax.GradientTransformation], default: float) -> Contender:
+    return Contender(lambda rate, _: factory(rate), default)
 
 
 CONTENDERS: dict[str, Contender] = {
