@@ -43,6 +43,7 @@ def write_tables(curves: pd.DataFrame, path: Path) -> None:
         "solution; this definition is ours, after it. The first four tasks may serve to choose "
         "constants of this library (**tuning**), the others only to confirm them "
         "(**confirmation**).",
+        _remark(found),
         _markdown(pd.DataFrame(_descriptions(), columns=["task", "split", "what it is", "steps"])),
         "## Over the tasks",
     ]
@@ -54,6 +55,16 @@ def write_tables(curves: pd.DataFrame, path: Path) -> None:
             parts += [f"## {name.capitalize()} ({task.split}), {task.unit}"]
             parts += [_markdown(_of_task(rows, task))]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _remark(found: pd.DataFrame) -> str:
+    """What the choice of the tasks does to the comparison."""
+    best = found.loc[found["optimizer"] == REFERENCE, "best_rate"]
+    rates = " or ".join(f"{rate:g}" for rate in sorted(set(best)))
+    return (
+        "The models are small and the runs short, which favours large rates: AdamW's best of the "
+        f"six is {rates or 'not known'}, its default {CONTENDERS[REFERENCE].rate:g}."
+    )
 
 
 def _descriptions() -> list[tuple[str, str, str, int]]:
