@@ -18,7 +18,6 @@ FACTORS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 """The rates, as multiples of the default, where that is a rate in the units of the parameters."""
 FACTORS_AROUND_ONE = (0.01, 0.1, 0.3, 1.0, 10.0, 100.0)
 """The same for those that find their rate themselves and take a factor of it, which is 1."""
-OURS = ("salera_adamw", "salera", "ag_adam")
 
 _flagship = stand_in.salera_adamw  # `salera_optax.salera_adamw` once the library has it
 

@@ -1,6 +1,7 @@
 """The picture: a panel for each task, the result by the initial rate."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,15 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.plots import COLOURS, STYLE
-from benchmarks.tasks.contenders import CONTENDERS, OURS
+from benchmarks.tasks.contenders import CONTENDERS
 from benchmarks.tasks.suite import TASKS
 from benchmarks.tasks.tables import number
 
 _COLUMNS = 4
-_EMPHASIS = {  # the flagship, and what all know
-    "salera_adamw": "#0072B2",
-    "adamw": "#000000",
+# Colour and width: ours in blues, and the one that all know in black.
+_EMPHASIS = {
+    "salera_adamw": ("#0072B2", 2.8),
+    "salera": ("#56B4E9", 1.6),
+    "ag_adam": ("#7A7FE0", 1.6),
+    "adamw": ("#000000", 1.8),
 }
+_RIVALS = [name for name in CONTENDERS if name not in _EMPHASIS]
 _MARKERS = "osv^D<>pPX*hd"
 
 
@@ -46,26 +51,26 @@ def _draw(axis: Axes, curves: pd.DataFrame, task: str, names: list[str]) -> None
     """A line for each optimizer, ours over the others."""
     finite = curves["value"][np.isfinite(curves["value"])]
     low, high = finite.min(), _ceiling(curves)
+    margin = (high / low) ** 0.04
     for name in names:
         curve = curves[curves["optimizer"] == name].sort_values("learning_rate")
         shown = np.minimum(curve["value"], high)
-        emphasised = name in _EMPHASIS
+        colour, width = _EMPHASIS.get(name, (_colour(name), 0.8))
         axis.plot(
             curve["learning_rate"] / CONTENDERS[name].rate,
             shown,
-            marker=_MARKERS[names.index(name) % len(_MARKERS)],
-            color=_colour(name, names),
-            lw=2.6 if name == OURS[0] else 1.8 if emphasised else 0.9,
-            ms=5 if emphasised else 3,
-            alpha=1 if emphasised or name in OURS else 0.75,
-            zorder=4 if emphasised else 3 if name in OURS else 2,
+            marker=_MARKERS[list(CONTENDERS).index(name) % len(_MARKERS)],
+            color=colour,
+            lw=width,
+            ms=2 + width,
+            alpha=1 if name in _EMPHASIS else 0.75,
+            zorder=2 + width,
             label=name,
-            clip_on=False,
         )
     axis.axvline(1, color="grey", lw=0.8, ls=":", zorder=1)
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.set_ylim(low / 1.1, high)
+    axis.set_ylim(low / margin, high * margin)
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axis.yaxis.set_minor_locator(NullLocator())
@@ -84,9 +89,7 @@ def _ceiling(curves: pd.DataFrame) -> float:
     return float(1.1 * smallest[np.isfinite(smallest)].max())
 
 
-def _colour(name: str, names: list[str]) -> str:
-    if name in _EMPHASIS:
-        return _EMPHASIS[name]
-    rivals = [other for other in names if other not in _EMPHASIS]
-    tableau = [*COLOURS[1:5], *mpl.color_sequences["tab10"], *mpl.color_sequences["Dark2"]]
-    return str(mpl.colors.to_hex(tableau[rivals.index(name) % len(tableau)]))
+def _colour(name: str) -> Any:
+    """A muted colour for a rival."""
+    tableau = [*COLOURS[1:4:2], *mpl.color_sequences["tab10"][1:], *mpl.color_sequences["Dark2"]]
+    return tableau[_RIVALS.index(name) % len(tableau)] if name in _RIVALS else None
