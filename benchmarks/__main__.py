@@ -7,6 +7,7 @@ from benchmarks.detector_command import detector
 from benchmarks.faults_command import faults
 from benchmarks.grid_command import grid
 from benchmarks.report import report
+from benchmarks.tasks.command import tasks
 from benchmarks.train_command import train
 
 
@@ -21,6 +22,7 @@ main.add_command(cost)
 main.add_command(report)
 main.add_command(detector)
 main.add_command(faults)
+main.add_command(tasks)
 
 if __name__ == "__main__":
     main(prog_name="python -m benchmarks")

@@ -66,7 +66,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
         raise DataError(f"{source}: leave out --data-dir.")
     if name == "adding":
         generator = np.random.default_rng(0)
-        return Dataset(*(_adding(generator, size) for size in _ADDING_SIZES))
+        return Dataset(*(adding(generator, size, _ADDING_LENGTH) for size in _ADDING_SIZES))
     arrays = _digits() if name == "digits" else _from_tfds(name, data_dir)
     if name == "mnist":
         border = ((0, 0), (2, 2), (2, 2), (0, 0))
@@ -86,16 +86,16 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     )
 
 
-def _adding(generator: np.random.Generator, size: int) -> Split:
+def adding(generator: np.random.Generator, size: int, length: int) -> Split:
     """Sequences of pairs: a value in [0, 1), and a marker that is 1 once in each half, else 0.
 
     The label is the sum of the two marked values (Hochreiter and Schmidhuber, 1997, Section 5.4,
     as later papers pose it).
     """
-    values = generator.random((size, _ADDING_LENGTH), np.float32)
-    half = _ADDING_LENGTH // 2
+    values = generator.random((size, length), np.float32)
+    half = length // 2
     rows = np.arange(size)[:, None]
-    marked = generator.integers([0, half], [half, _ADDING_LENGTH], (size, 2))
+    marked = generator.integers([0, half], [half, length], (size, 2))
     markers = np.zeros_like(values)
     markers[rows, marked] = 1
     return Split(np.stack([values, markers], axis=-1), values[rows, marked].sum(axis=1))

@@ -4,7 +4,6 @@ Runs of one seed go together: they take the same minibatches, which are then gat
 Each run that ends is one line of JSON; what has its line already is not run again.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from benchmarks import models, optimizers, train
 from benchmarks.data import Dataset
-from benchmarks.log import plain
+from benchmarks.log import append_line, read_lines
 
 _AT_ONCE = 8  # on a CPU, which more do not make faster; all are lost when the program is killed
 _AT_ONCE_ON_ACCELERATOR = 128  # on each; an optimizer's part of the paper's grid is 96
@@ -90,25 +89,15 @@ class Results:
         """Every run with what `add` was given for it last; a line cut short is left out."""
         found = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:  # killed while it was written
-                    continue
+            for record in read_lines(path):
                 record["hyperparameters"] = tuple(record["hyperparameters"].items())
                 found[Run(*(record.pop(name) for name in Run._fields))] = record
         return iter(found.items())
 
     def add(self, run: Run, result: dict[str, Any]) -> None:
         """Adds one line, at once on disk; numbers that are not finite become null."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         record = run._asdict() | {"hyperparameters": dict(run.hyperparameters)} | result
-        line = json.dumps(plain(record), allow_nan=False) + "\n"
-        with (self.folder / f"{run.dataset}-{run.model}.jsonl").open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                line = line if file.read() == b"\n" else "\n" + line  # behind a line cut short
-            file.write(line.encode())
+        append_line(self.folder / f"{run.dataset}-{run.model}.jsonl", record)
 
 
 def run_grid(runs: Iterable[Run], dataset: Dataset, results: Results) -> int:

@@ -3,8 +3,10 @@
 All of it as JSON lines, and the numbers as event files for TensorBoard too.
 """
 
+import contextlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -76,6 +78,26 @@ def read_log(folder: Path) -> Log:
         line = json.loads(text)
         lines[line.pop("kind")].append(line)
     return Log(lines["config"][0], lines["step"], lines["epoch"])
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Adds one line of JSON, at once on disk; numbers that are not finite become null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(plain(record), allow_nan=False) + "\n"
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read() == b"\n" else "\n" + line  # behind a line cut short
+        file.write(line.encode())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads what `append_line` wrote; a line cut short is left out, as is a file not there."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):  # killed while it was written
+            lines.append(json.loads(text))
+    return lines
 
 
 def _scalars(kind: str, record: dict[str, Any]) -> Iterator[tuple[str, float]]:
