@@ -225,19 +225,27 @@ for key, value in salera_optax.metrics(opt_state).items():
 # | key | what it tells you |
 # |---|---|
 # | `alarm`, `alarms` | whether the last call was an alarm, and how many there were |
-# | `nonfinite` | how many came from a NaN or an infinity: look at the data, not at the rate |
+# | `cause` | of the last alarm: 1 gradients in doubt, 2 a rise of the loss, 3 not finite |
+# | `held`, `holds` | calls that took no step, for their minibatch was in doubt: in a row, and all |
+# | `nonfinite` | how many met a NaN or an infinity: look at the data, not at the rate |
 # | `statistic`, `threshold` | how near the loss is to the next alarm |
 # | `scale` | what alarms have left of the steps, 1 at the start |
 # | `learning_rate/...` | the rate in force for each leaf, all of the above included |
 #
-# Many alarms all through the run: a larger `threshold`, or larger minibatches. Rates that run away:
-# a smaller `gain`. The [README](../README.md) has the whole list.
-#
+# Many alarms all through the run, or rates that run away: a smaller `gain`. The
+# [README](../README.md) has the whole list. What happened last, in words, is in
+# `salera_optax.events`:
+
+# %%
+for event in salera_optax.events(opt_state)[-3:]:
+    print({key: value for key, value in event.items() if key != "gradient_norm"})
+
+# %% [markdown]
 # ## What it does not do
 #
 # - **It does not beat a tuned rate.** It saves the search for one: compare the best of each below.
 # - **It is no law.** Started far too high, a run can end at chance: while the alarms bring the rate
-#   down, many ReLUs fall silent, and no smaller rate wakes them. Start between 0.01 and 1.
+#   down, many ReLUs fall silent, and no smaller rate wakes them. Start at 0.1 or below.
 # - **It needs a loss that can be compared** from step to step. A GAN's cannot.
 
 # %%

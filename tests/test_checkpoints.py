@@ -104,18 +104,13 @@ def test_a_guard_goes_around_the_optimizer_of_an_old_nnx_checkpoint(tmp_path):
     guarded.update(again, ones, value=1.0)
     old.update(net, ones)
     np.testing.assert_array_equal(again.kernel[...], net.kernel[...])
-    moments = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(guarded))["opt_state"])
-    for _ in range(9):  # back to what had been restored; Adam never sees these gradients
+    for _ in range(9):  # Adam never sees these gradients
         np.testing.assert_array_equal(again.kernel[...], net.kernel[...])
+        assert int(guarded.opt_state.inner_state[0].count[...]) == 6
         guarded.update(again, ones, value=jnp.nan)
     assert int(guarded.opt_state.alarms[...]) == 1
-    np.testing.assert_array_equal(again.kernel[...], before)
-    assert int(guarded.opt_state.inner_state[0].count[...]) == 6
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        nnx.to_pure_dict(nnx.state(guarded))["opt_state"]["inner_state"],
-        moments["inner_state"],
-    )
+    np.testing.assert_array_equal(again.kernel[...], before)  # back to what had been restored
+    assert int(guarded.opt_state.inner_state[0].count[...]) == 0  # and Adam starts over
 
 
 def test_an_nnx_optimizer_goes_on_bit_for_bit(tmp_path):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from benchmarks.__main__ import main
 from benchmarks.log import read_lines
-from benchmarks.tasks import measure, scores, stand_in, tables
+from benchmarks.tasks import measure, scores, tables
 from benchmarks.tasks.adamg import adamg
 from benchmarks.tasks.contenders import CONTENDERS, Contender
 from benchmarks.tasks.language import ALPHABET, Grammar
@@ -112,16 +112,6 @@ def test_adamg_takes_the_steps_worked_out_by_hand():
     m -= 0.05 * r
     expected = -m / (1 - 0.95**2) / np.sqrt(v / (1 - 0.999**2)) / np.sqrt(2)
     assert moves == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_stand_in_raises_its_rate_while_gradients_agree():
-    tx = stand_in.salera_adamw()
-    params = np.zeros(3, np.float32)
-    state = tx.init(params)
-    update = jax.jit(tx.update)
-    for _ in range(50):
-        updates, state = update(np.ones(3, np.float32), state, params, value=1.0)
-    assert -updates[0] > 2e-4
 
 
 def test_a_failed_seed_fails_the_rate_and_ranks_last():

@@ -11,15 +11,12 @@ import optax
 from optax import contrib
 
 import salera_optax
-from benchmarks.tasks import stand_in
 from benchmarks.tasks.adamg import adamg
 
 FACTORS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 """The rates, as multiples of the default, where that is a rate in the units of the parameters."""
 FACTORS_AROUND_ONE = (0.01, 0.1, 0.3, 1.0, 10.0, 100.0)
 """The same for those that find their rate themselves and take a factor of it, which is 1."""
-
-_flagship = stand_in.salera_adamw  # `salera_optax.salera_adamw` once the library has it
 
 
 class Contender(NamedTuple):
@@ -63,7 +60,7 @@ def _from(factory: Callable[[Any], optax.GradientTransformation], default: float
 
 
 CONTENDERS: dict[str, Contender] = {
-    "salera_adamw": _from(_flagship, 1e-4),
+    "salera_adamw": _from(salera_optax.salera_adamw, 1e-4),
     "salera": _from(salera_optax.salera, 0.01),
     "ag_adam": _from(salera_optax.ag_adam, 0.001),
     "adamw": _from(optax.adamw, 0.001),
