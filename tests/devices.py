@@ -23,7 +23,7 @@ FAULT = 20  # the step whose targets are wrong
 SIZE = 64
 LAW = salera_optax.score(0.01)  # moves the rates far enough to tell a wrong norm or dimension
 OPTIMIZERS = {
-    "salera": partial(salera_optax.salera, law=LAW, momentum=None),
+    "salera": partial(salera_optax.salera, law=LAW),
     "spalera": partial(salera_optax.spalera, law=LAW),
     "guarded ag_adam": lambda rate, axis_name=None: salera_optax.page_hinkley(
         salera_optax.ag_adam(rate, axis_name=axis_name), axis_name=axis_name
