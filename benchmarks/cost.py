@@ -26,8 +26,8 @@ from benchmarks.cost_programs import (
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adam": lambda: optax.adam(1e-3),
     "sgd": lambda: optax.sgd(1e-3),
-    "alera": lambda: salera_optax.alera(1e-3, momentum=None),
-    "salera": lambda: salera_optax.salera(1e-3, momentum=None),
+    "alera": lambda: salera_optax.alera(1e-3),
+    "salera": lambda: salera_optax.salera(1e-3),
     "spalera": lambda: salera_optax.spalera(1e-3),
     "ag_adam": lambda: salera_optax.ag_adam(1e-3),
     "page_hinkley(adam)": lambda: salera_optax.page_hinkley(optax.adam(1e-3)),

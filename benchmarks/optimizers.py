@@ -38,7 +38,6 @@ def _published_salera(
         learning_rate,
         alpha=alpha,
         law=salera_optax.score(gain, std="authors"),
-        momentum=None,
         detector=salera_optax.published(minibatch_ratio),
         rollback=False,
         reset_path=False,
@@ -79,9 +78,9 @@ _OPTAX = {
 OPTIMIZERS: dict[str, Recipe] = {
     "salera_adamw": Recipe(salera_optax.salera_adamw, 1e-4, salera_optax.ratio),
     "salera-ratio": Recipe(salera_optax.salera, 0.01, salera_optax.ratio),
-    # The paper's experiments: its law, and no momentum. The results under these names are theirs.
-    "salera": Recipe(partial(salera_optax.salera, momentum=None), 0.01, _score(2.12e-6)),
-    "alera": Recipe(partial(salera_optax.alera, momentum=None), 0.01, _score(2.12e-6)),
+    # The paper's experiments, under its law. The results under these names are theirs.
+    "salera": Recipe(salera_optax.salera, 0.01, _score(2.12e-6)),
+    "alera": Recipe(salera_optax.alera, 0.01, _score(2.12e-6)),
     "spalera": Recipe(salera_optax.spalera, 0.1, _score(2.11e-8)),
     "ag_adam": Recipe(partial(salera_optax.ag_adam, alpha=0.001), 0.001, _score(2.12e-6)),
     "published-salera": Recipe(_published_salera, 0.01),
@@ -105,7 +104,7 @@ OPTIMIZERS: dict[str, Recipe] = {
 
 _OF_THE_RUN = ("total_steps", "minibatch_ratio")
 # Arguments that are no hyperparameters; the rate has its default in the recipe.
-_NOT_CHOSEN = (*_OF_THE_RUN, "learning_rate", "law", "inner", "model")
+_NOT_CHOSEN = (*_OF_THE_RUN, "learning_rate", "law", "inner")
 
 GROUPS = {"leaf": None, "module": salera_optax.by_module, "all": "all"}
 """What shares a learning rate: the argument `groups` of the library, by name."""

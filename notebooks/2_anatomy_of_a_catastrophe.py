@@ -17,8 +17,8 @@
 # paper](https://arxiv.org/abs/1709.01427) shows such a day: the loss of ALERA explodes, while
 # SALERA notices, goes back, halves its steps, and trains on. Here is that figure made live on
 # scikit-learn's digits, and then every part of it under the lens: doubt, alarm and rollback, the
-# statistic and its threshold, a NaN, bad minibatches, and the cases in which the guard does not help.
-# About a minute on two CPU cores.
+# statistic and its threshold, a NaN, bad minibatches, and the cases in which the guard does not
+# help. About a minute on two CPU cores.
 
 # %%
 # Installs the package where it is missing, as on Colab. Before its first release on PyPI: build a
@@ -129,8 +129,8 @@ def train(tx, batches, seed=0):
 # %%
 LAW = salera_optax.score(10 * 2.12e-6)
 runs = {
-    "alera": train(salera_optax.alera(0.01, law=LAW, momentum=None), batches),
-    "salera": train(salera_optax.salera(0.01, law=LAW, momentum=None), batches),
+    "alera": train(salera_optax.alera(0.01, law=LAW), batches),
+    "salera": train(salera_optax.salera(0.01, law=LAW), batches),
 }
 for name, (error, log) in runs.items():
     alarms = f", {log['alarms'][-1]} alarms" if "alarms" in log else ""
@@ -188,7 +188,7 @@ for step in range(first - 8, first + 5):
 # the last quiet loss before the alarm, and compare every bit.
 
 # %%
-tx = salera_optax.salera(0.01, law=LAW, momentum=None)
+tx = salera_optax.salera(0.01, law=LAW)
 one_step = jax.jit(partial(train_step, tx))
 params = init(0)
 carry, trail, quiet = (params, tx.init(params)), [params], 0  # trail[n]: parameters before step n
@@ -210,7 +210,8 @@ def distance(a, b):
 same = jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), last_quiet, restored))
 print(f"the last quiet loss came {step - quiet} steps before the alarm")
 print(f"from there the parameters had moved by {distance(exploded, last_quiet):.3f}")
-print(f"after the alarm they are {distance(restored, last_quiet):.3f} away; every bit the same: {same}")
+print(f"after the alarm they are {distance(restored, last_quiet):.3f} away from there")
+print(f"every bit the same: {same}")
 print(f"the next step, halved, moves them by {distance(after, restored):.3f}")
 
 # %% [markdown]
@@ -245,8 +246,8 @@ def page_hinkley_by_hand(losses, smoothing=0.1, threshold=0.1):
 # %% [markdown]
 # `page_hinkley` around an optimizer that does nothing watches any recorded curve. `published()` is
 # the test above; `robust()`, the default, is the same idea in another unit, the deviation of the
-# loss, which it measures as it goes. Here they watch a loss made for the purpose: for a thousand steps it is
-# nothing but noise around one level, and then that level rises by five per cent a step.
+# loss, which it measures as it goes. Here they watch a loss made for the purpose: for a thousand
+# steps it is nothing but noise around one level, and then that level rises by five per cent a step.
 
 # %%
 RISE, LENGTH = 1000, 1050
@@ -324,7 +325,8 @@ axes[0].set(xlabel="threshold of the published test", ylabel="false alarms in 10
 axes[0].legend()
 for rise, style in zip(rises, (":", "--", "-"), strict=True):
     axes[1].plot([], [], style, color="grey", label=f"loss + {rise}")
-axes[1].set(xlabel="threshold of the published test", ylabel="steps from the rise to the alarm", ylim=(-2, None))
+axes[1].set(xlabel="threshold of the published test", ylabel="steps from the rise to the alarm")
+axes[1].set_ylim(-2, None)
 axes[1].legend()
 plt.show()
 
@@ -421,7 +423,7 @@ beginning = jax.tree.map(lambda x: x[:300], batches)
 
 def outcome(rate, seed):
     law = salera_optax.score(2.12e-6)
-    tx, params = salera_optax.salera(rate, law=law, momentum=None), init(seed)
+    tx, params = salera_optax.salera(rate, law=law), init(seed)
     (params, _), _ = jax.lax.scan(partial(train_step, tx), (params, tx.init(params)), beginning)
     return test_error(params)
 

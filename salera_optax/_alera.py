@@ -75,19 +75,6 @@ def scale_by_alera(
     The rate multiplier starts at 1, and the sign is not flipped: a learning rate goes behind it,
     `optax.chain(scale_by_alera(), optax.scale_by_learning_rate(0.1))`.
 
-    Args:
-      alpha: memory rate of the path, in (0, 1].
-      law: how a rate follows its path: `ratio()`, which None stands for, `score(...)`, or a
-        function of your own,
-        `law(squared_norm, alpha, step, d) -> change of log(rate)`; see below.
-      groups: None for a rate per leaf; "all" for one rate; or a pytree of strings, a prefix of the
-        parameters; or a function from parameters to such a pytree, such as `by_module`.
-      base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
-        itself; the path always sees the raw gradient.
-      eps: a group whose gradient norm is at most this, finite and at least 0, lets its path decay
-        and keeps its rate.
-      axis_name: inside `shard_map` or `pmap`, the axes to take the norms over; see `alera`.
-
     A law sees scalars in the dtype of the statistics, float32 or wider, but for `step`, an int32:
     the squared norm of the group's path, `alpha`, the number of steps taken, at least 1, and the
     dimension of the group. It returns a scalar. This one knows two changes, 1 % up and 1 % down::
@@ -97,6 +84,18 @@ def scale_by_alera(
             return 0.01 * jnp.sign(squared_norm - mean)
 
         tx = salera_optax.scale_by_alera(0.01, sign)
+
+    Args:
+      alpha: memory rate of the path, in (0, 1].
+      law: how a rate follows its path: `ratio()`, which None stands for, `score(...)`, or a
+        function of your own, `law(squared_norm, alpha, step, d) -> change of log(rate)`.
+      groups: None for a rate per leaf; "all" for one rate; or a pytree of strings, a prefix of the
+        parameters; or a function from parameters to such a pytree, such as `by_module`.
+      base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
+        itself; the path always sees the raw gradient.
+      eps: a group whose gradient norm is at most this, finite and at least 0, lets its path decay
+        and keeps its rate.
+      axis_name: inside `shard_map` or `pmap`, the axes to take the norms over; see `alera`.
 
     Returns:
       A transformation. Its state, a `ScaleByAleraState`, holds one copy of the parameters, a scalar

@@ -149,14 +149,14 @@ def alera(
     alpha: ArrayLike = 0.01,
     law: Law | None = None,
     groups: Groups = None,
-    momentum: ArrayLike | None = 0.9,
+    momentum: ArrayLike | None = None,
     nesterov: bool = False,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     eps: ArrayLike = 1e-6,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """ALERA: SGD with momentum whose learning rate, one per group of leaves, tunes itself.
+    """ALERA: SGD whose learning rate, one per group of leaves, tunes itself.
 
     Use it where the loss cannot be had in the training loop; `salera`, the same with a guard, is
     the better choice otherwise, for the rate may rise until the loss explodes.
@@ -182,8 +182,8 @@ def alera(
       groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
         strings that is a prefix of the parameters; or a function from parameters to one, such as
         `by_module` (the paper's layers).
-      momentum: decay of a momentum in [0, 1), or None, as in the paper; the path sees the raw
-        gradient. Without one the default law is too quick on some problems: `ratio(0.003)`.
+      momentum: decay of a momentum in [0, 1), or None; the path still sees the raw gradient. It
+        helps little where the rate tunes itself, and makes a rate that is too large a worse one.
       nesterov: whether the momentum is Nesterov's.
       weight_decay: decoupled weight decay, finite and at least 0, or an Optax schedule; multiplied
         by the learning rate, as in `optax.adamw`, and by the self-tuned rate.
@@ -197,8 +197,8 @@ def alera(
         reduced already, as for any optimizer. `jit` needs no name.
 
     Returns:
-      An optimizer. Its state holds two copies of the parameters, the path, float32 or wider, and
-      the momentum, and a scalar per group. The updates have the dtype of the parameters.
+      An optimizer. Its state holds one copy of the parameters, float32 or wider, a scalar per
+      group, and with `momentum` a further copy. The updates have the dtype of the parameters.
 
     Raises:
       ValueError: if a number is out of range or the labels do not cover the parameters.
@@ -214,9 +214,9 @@ def alera(
       ...     updates, state = tx.update(grads, state, x)
       ...     x = optax.apply_updates(x, updates)
       >>> [round(float(xi), 2) for xi in x]
-      [0.74, -1.49]
+      [0.9, -1.81]
 
-    Source: arXiv 1709.01427, Section 3.1, Algorithm 1. Deviations: the law, and the momentum.
+    Source: arXiv 1709.01427, Section 3.1, Algorithm 1. Deviation: the law.
     """
     base = _decayed(_momentum(momentum, nesterov), weight_decay, mask)
     rates = scale_by_alera(alpha, law, groups=groups, base=base, eps=eps, axis_name=axis_name)
@@ -229,7 +229,7 @@ def salera(
     alpha: ArrayLike = 0.01,
     law: Law | None = None,
     groups: Groups = None,
-    momentum: ArrayLike | None = 0.9,
+    momentum: ArrayLike | None = None,
     nesterov: bool = False,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
@@ -252,7 +252,7 @@ def salera(
 
     The published algorithm is::
 
-        salera(0.01, law=score(3e-6, std="authors"), groups=by_module, momentum=None,
+        salera(0.01, law=score(3e-6, std="authors"), groups=by_module,
                detector=published(minibatch/training_set), reset_path=False)
 
     and its authors' code also has `rollback=False`.
@@ -275,7 +275,7 @@ def salera(
 
     Returns:
       An optimizer whose `update` needs `value`, the minibatch loss, and the parameters. Its state
-      holds three copies of the parameters: the path, the momentum and the snapshot.
+      holds two copies of the parameters, the path and the snapshot, and with `momentum` a third.
 
     Raises:
       ValueError, TypeError: as `alera` and `page_hinkley`.
@@ -335,8 +335,10 @@ def spalera(
 ) -> optax.GradientTransformationExtraArgs:
     """SPALERA: one self-tuned rate per coordinate, under the guard of `page_hinkley`.
 
-    One to experiment with: at the paper's robust setting, the default, its rates hardly move, and
-    it does what guarded SGD does. `salera` and `salera_adamw` are the ones to start with.
+    One to experiment with: it does not find its rate. At the paper's robust setting, the default,
+    the rates hardly move, and it does what guarded SGD does; `law=ratio(0.001)` moves them, but by
+    the size of a coordinate's gradient beside the others' as much as by its agreement. `salera` and
+    `salera_adamw` are the ones to start with.
 
     Every coordinate is a path of its own: with N the number of real coordinates of all parameters
     together, and norms over all of them::

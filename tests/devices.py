@@ -24,7 +24,7 @@ HELD = 5  # an earlier step that is broken alone
 SIZE = 64
 LAW = salera_optax.score(0.01)  # moves the rates far enough to tell a wrong norm or dimension
 OPTIMIZERS = {
-    "salera": partial(salera_optax.salera, law=LAW, momentum=None),
+    "salera": partial(salera_optax.salera, law=LAW),
     "spalera": partial(salera_optax.spalera, law=LAW),
     "guarded ag_adam": lambda rate, axis_name=None: salera_optax.page_hinkley(
         salera_optax.ag_adam(rate, axis_name=axis_name), axis_name=axis_name

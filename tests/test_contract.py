@@ -132,7 +132,6 @@ def guarded_rmsprop(learning_rate: Any, factor: Any = 0.5) -> optax.GradientTran
 
 SGD = {"learning_rate": 0.05}
 MOMENTUM = {"learning_rate": 0.01, "momentum": 0.9}
-PLAIN = {"learning_rate": 0.05, "momentum": None}
 BY_MODULE = {"groups": salera_optax.by_module}
 DECAY = {"weight_decay": 1e-4, "mask": matrices}
 SLOWER = {"learning_rate": 1e-3}
@@ -143,9 +142,9 @@ CASES = (
     Case("alera", salera_optax.alera, SGD, nothing),
     Case("alera_by_module", salera_optax.alera, {**SGD, **BY_MODULE}, nothing, ("groups",)),
     Case(
-        "alera_by_label_without_momentum",
+        "alera_by_label_momentum",
         salera_optax.alera,
-        {**PLAIN, "groups": by_rank},
+        {**MOMENTUM, "groups": by_rank},
         nothing,
         ("groups",),
     ),
@@ -167,7 +166,7 @@ CASES = (
         "salera_of_the_authors",
         salera_optax.salera,
         {
-            **PLAIN,
+            **SGD,
             "law": salera_optax.score(3e-6, std="authors"),
             "detector": salera_optax.published(),
             "reset_path": False,

@@ -619,4 +619,4 @@ def test_decays_of_adam_are_between_zero_and_one(factory: Callable[..., Any]) ->
 @pytest.mark.parametrize("factory", ALIASES[:3])
 def test_nesterov_needs_a_momentum(factory: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="nesterov must be False without a momentum"):
-        factory(0.1, momentum=None, nesterov=True)
+        factory(0.1, nesterov=True)

@@ -72,8 +72,6 @@ def optimizer(algorithm, variant, arguments, decay, groups):
     factory = getattr(salera_optax, {"agadam": "ag_adam"}.get(algorithm, algorithm))
     law = salera_optax.score(arguments["gain"], std="authors")
     arguments = {key: value for key, value in arguments.items() if key != "gain"} | {"law": law}
-    if algorithm != "agadam":
-        arguments["momentum"] = None
     if algorithm != "spalera":
         arguments["groups"] = groups
     if algorithm in ("salera", "spalera"):

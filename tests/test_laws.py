@@ -193,7 +193,6 @@ def test_the_paper_to_the_letter_is_one_expression():
         0.1,
         law=score(3e-6, std="authors"),
         groups=salera_optax.by_module,
-        momentum=None,
         detector=salera_optax.published(smoothing=0.01),
         reset_path=False,
         rollback=False,

@@ -66,7 +66,7 @@ def laws(law, **arguments):
 
 def alera_case(name, oracle_base=None, labels=None, *, law=(), is_complex=False, **arguments):
     ours, theirs = law or laws("ratio")
-    arguments = {"momentum": None, "alpha": 0.1, "law": ours} | arguments
+    arguments = {"alpha": 0.1, "law": ours} | arguments
 
     def reference(params):
         part = oracle.Alera(params, 0.1, theirs, labels, oracle_base and oracle_base())
@@ -79,9 +79,7 @@ def salera_case(name, oracle_base=None, *, law=(), is_complex=False, **arguments
     """The published detector; law, `rollback`, `reset_path` and the detector's numbers vary."""
     ours, theirs = law or laws("score")
     guard = {"rollback": True, "reset_path": True} | arguments
-    tx = salera_optax.salera(
-        0.05, **{"momentum": None, "alpha": 0.1, "law": ours} | with_published(guard)
-    )
+    tx = salera_optax.salera(0.05, **{"alpha": 0.1, "law": ours} | with_published(guard))
 
     def reference(params):
         part = oracle.Alera(params, 0.1, theirs, base=oracle_base and oracle_base())
@@ -164,7 +162,7 @@ def scheduled_case():
     ours, theirs = laws("ratio")
 
     def reference(params):
-        part = oracle.Alera(params, 0.1, theirs, base=oracle.Momentum(0.9))
+        part = oracle.Alera(params, 0.1, theirs)
         descent = oracle.Descent(part, schedule)
         return oracle.PageHinkley(descent)
 
