@@ -46,6 +46,7 @@ _PAGES = {
     "benchmarks/results/README.md": "/results.md",
     "benchmarks/results/detector.md": "/detectors.md",
     "benchmarks/results/faults.md": "/faults.md",
+    "benchmarks/results/tasks/tasks.md": "/tasks.md",
     "benchmarks/results/cost.md": "/cost.md",
     "benchmarks/results/h200/cost.md": "/cost-gpu.md",
 }

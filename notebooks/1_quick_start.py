@@ -179,9 +179,8 @@ plt.show()
 # %% [markdown]
 # SGD has its window, and outside of it a run is slow or lost. From far below, SALERA's rate climbs
 # by decades, for successive gradients point the same way there. From above, the loss explodes at
-# once, and each alarm takes the parameters back and halves the steps; for some of these runs that
-# comes too late. (One image of the test set is 0.34 %: among the good runs the differences are
-# chance.)
+# once, and each alarm takes the parameters back and halves the steps. (One image of the test set is
+# 0.34 %: among the good runs the differences are chance.)
 #
 # ## The rates, layer by layer
 #

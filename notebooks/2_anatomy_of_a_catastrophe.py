@@ -436,7 +436,7 @@ for rate, row in zip(too_high, errors, strict=True):
     )
 
 # %% [markdown]
-# It does not always: [the quick start](1_quick_start.ipynb) has runs that end at chance.
+# It need not: a harm that no loss has shown yet is not taken back.
 #
 # ## 6. Where it does not help
 #

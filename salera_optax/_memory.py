@@ -32,8 +32,15 @@ def starts_over(inner: optax.GradientTransformation, state: Any, params: Any) ->
     ends = {path: [i for i in range(1, len(path) + 1) if path[i:] in names] for path in memories}
     owners = {path[: i - 1] for path, at in ends.items() for i in at}
 
+    def _is_rate(path: Any) -> bool:
+        return any(getattr(key, "name", None) == "log_rate" for key in path)
+
     def chosen(path: Any, old: Any, new: Any) -> Any:
         count = jnp.ndim(old) == 0 and jnp.issubdtype(jnp.result_type(old), np.integer)
-        return like(new, old) if path in ends or (count and path[:-1] in owners) else old
+        if not (path in ends and not _is_rate(path)) and not (count and path[:-1] in owners):
+            return old
+        kind = jax.typeof(old).sharding
+        new = new if jax.typeof(new).sharding == kind else jax.sharding.reshard(new, kind)
+        return like(new, old)
 
     return jax.tree_util.tree_map_with_path(chosen, state, fresh)

@@ -27,8 +27,8 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
 
     * `alarm`: bool, whether the last call was an alarm.
     * `alarms`: int32, alarms so far.
-    * `cause`: int32, of the last alarm that is remembered: 0 none, 1 gradients in doubt, 2 a rise
-      of the loss, 3 values that are not finite.
+    * `cause`: int32, of the last alarm that is remembered: 0 none, 1 minibatches in doubt, 2 a
+      rise that the detector is certain of, 3 values that are not finite.
     * `held`: int32, calls held in a row, up to now.
     * `holds`: int32, calls so far that took no step, alarms among them.
     * `nonfinite`: int32, calls so far whose loss, gradient or update was not finite.
@@ -117,7 +117,10 @@ def _walk(state: Any, prefix: str, scale: jax.Array) -> Iterator[tuple[str, Any,
 
 def _guard_metrics(guard: PageHinkleyState) -> dict[str, jax.Array]:
     alarms = jnp.where(guard.history.alarm, guard.history.cause, 0)
-    last = jnp.max(jnp.where(alarms > 0, jnp.arange(alarms.size), -1))
+    # States may be stacked, the entries are in the last dimension.
+    places = jnp.where(alarms > 0, jnp.arange(alarms.shape[-1]), -1)
+    last = jnp.max(places, -1, keepdims=True)
+    cause = jnp.take_along_axis(alarms, last, -1)[..., 0]  # of the last entry where there is none
     shown = {
         key: getattr(guard.detector, key)
         for key in ("statistic", "threshold")
@@ -126,7 +129,7 @@ def _guard_metrics(guard: PageHinkleyState) -> dict[str, jax.Array]:
     return {
         "alarm": guard.alarm,
         "alarms": guard.alarms,
-        "cause": jnp.where(last < 0, 0, alarms[last]),
+        "cause": jnp.where(last[..., 0] < 0, 0, cause),
         "held": guard.response.held,
         "holds": guard.holds,
         "nonfinite": guard.nonfinite,

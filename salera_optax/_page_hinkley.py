@@ -137,9 +137,16 @@ _WRITTEN = _Emit(optax.apply_updates, lambda params, target: target)  # the next
 
 def _broken(moves: Any) -> jax.Array:
     """Whether a leaf is not finite, by its first number: a whole pass would cost too much."""
-    firsts = [jnp.ravel(leaf)[0] for leaf in jax.tree.leaves(moves) if jnp.size(leaf)]
-    found = [~jnp.isfinite(first) for first in firsts]
+    found = [~jnp.isfinite(_sample(leaf)) for leaf in jax.tree.leaves(moves) if jnp.size(leaf)]
     return jnp.any(jnp.stack(found)) if found else jnp.zeros((), bool)
+
+
+def _sample(leaf: jax.Array) -> jax.Array:
+    """One number of a leaf, not finite if all of it is not."""
+    if any(axis is not None for axis in jax.typeof(leaf).sharding.spec):
+        # No element of an array whose type says that it is sharded can be taken out.
+        return jnp.sum(leaf, dtype=jnp.result_type(leaf, jnp.float32))
+    return leaf[(0,) * jnp.ndim(leaf)]
 
 
 def _check_not_nested(inner_state: Any) -> None:
@@ -163,19 +170,28 @@ def _check_axes(params: Any, value: Any, state: PageHinkleyState, axis_name: Axi
             )
 
 
-def _check_call(updates: Any, state: Any, params: Any, value: Any, rollback: bool) -> None:
+def _check_call(
+    inner: optax.GradientTransformation,
+    updates: Any,
+    state: Any,
+    params: Any,
+    value: Any,
+    rollback: bool,
+) -> None:
     check_value("page_hinkley", value)
     check_state("page_hinkley", state, PageHinkleyState)
     if params is None:
         raise ValueError("page_hinkley: params must be the current parameters, got None.")
     if isinstance(params, optax.LookaheadParams):
         raise ValueError(
-            "page_hinkley: params must not be LookaheadParams: put the guard inside, around the "
-            "fast optimizer, optax.lookahead(page_hinkley(fast), ...)."
+            "page_hinkley: params must not be LookaheadParams: optax.lookahead passes on no loss, "
+            "and cannot be guarded."
         )
     if rollback:
         check_same_tree("page_hinkley", "params", params, state.snapshot)
     check_same_tree("page_hinkley", "updates", updates, params)
+    expected = jax.eval_shape(inner.init, params)
+    check_same_tree("page_hinkley", "inner_state", state.inner_state, expected)
 
 
 def _check_arguments(inner: Any, detector: Any, factor: Any, on_alarm: Any, axis_name: Any) -> None:
@@ -314,7 +330,7 @@ def page_hinkley(
         emit: _Emit, updates: Any, state: Any, params: Any, value: Any, extra_args: Any
     ) -> tuple[Any, PageHinkleyState]:
         """What is emitted, and the next state."""
-        _check_call(updates, state, params, value, rollback)
+        _check_call(guarded, updates, state, params, value, rollback)
         _check_axes(params, value, state, axis_name)
         dtype = state.scale.dtype
 

@@ -60,7 +60,7 @@ def scale_by_parameterwise_alera(
     Args:
       alpha: memory rate of the path, in (0, 1].
       law: how a rate follows its path, as in `scale_by_alera`, elementwise: for a real coordinate
-        p of the N of the whole path it sees N p^2 and d = 1, for a complex one N |p|^2 / 2 and
+        p of the N of the whole path it sees N p^2 and d = 1, for a complex one ``N |p|^2 / 2`` and
         d = 2. None is `score(2.11e-8)`, the paper's robust setting.
       base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
         itself; the path always sees the raw gradient.

@@ -6,7 +6,8 @@ the guard looks at another minibatch, at the same parameters.
     doubt                  hold: nothing changes. PATIENCE of them in a row are an alarm, behind a
                            rollback PATIENCE_ON_TRIAL.
     alarm after a step     back to the snapshot, and the steps shrink by `factor`. Then it holds
-                           until a loss is quiet there: the step was to blame.
+                           until a loss is quiet there: the step was to blame. But if one was
+                           in doubt there first, the data were, and the steps get it back.
     alarm without a step   the loss is high, or not finite, at parameters that were good: the data
                            have changed. What the last alarm has shrunk is given back.
     anything else          step. From a quiet loss the parameters before it are the snapshot.
@@ -34,12 +35,14 @@ class ResponseState(NamedTuple):
       held: int32, calls held in a row.
       ahead: bool, whether a step has been taken since the snapshot.
       on_trial: bool, whether the snapshot was put back and no loss there has been quiet yet.
+      doubted: bool, whether a minibatch was in doubt there since.
     """
 
     scale: jax.Array
     held: jax.Array
     ahead: jax.Array
     on_trial: jax.Array
+    doubted: jax.Array
 
 
 class Action(NamedTuple):
@@ -65,6 +68,7 @@ def initial(dtype: jax.typing.DTypeLike) -> ResponseState:
         held=jnp.zeros((), jnp.int32),
         ahead=jnp.zeros((), bool),
         on_trial=jnp.zeros((), bool),
+        doubted=jnp.zeros((), bool),
     )
 
 
@@ -87,7 +91,7 @@ def respond(
     alarm = verdict.alarm | ((held >= patience) & (state.ahead | state.on_trial))
     hold = doubt | alarm
     guilty = alarm & state.ahead
-    forgiven = alarm & state.on_trial
+    forgiven = state.on_trial & (alarm | (verdict.quiet & state.doubted))
     shrunk = jnp.maximum(state.scale * factor, LEAST_SCALE)
     given_back = jnp.minimum(state.scale / factor, 1)
     action = Action(
@@ -102,4 +106,5 @@ def respond(
         held=jnp.where(alarm, 0, held),
         ahead=~hold | (state.ahead & ~alarm),
         on_trial=action.go_back | (state.on_trial & hold & ~alarm),
+        doubted=state.on_trial & ~alarm & (state.doubted | verdict.doubt),
     )

@@ -56,9 +56,17 @@ def test_an_alarm_after_a_step_goes_back_and_shrinks_for_good():
 
 
 def test_behind_a_rollback_it_waits_until_a_loss_is_quiet():
-    done, scale = answers(["quiet", "alarm", "rising", "doubt", "rising", "quiet"])
-    assert done == ["renew", "back", "hold", "hold", "hold", "renew"]
+    done, scale = answers(["quiet", "alarm", "rising", "rising", "quiet"])
+    assert done == ["renew", "back", "hold", "hold", "renew"]
     assert scale == 0.5
+
+
+def test_a_doubt_at_the_snapshot_shows_that_the_data_were_to_blame():
+    done, scale = answers(["quiet", "alarm", "doubt", "rising", "quiet", "quiet"])
+    assert done == ["renew", "back", "hold", "hold", "renew", "renew"]
+    assert scale == 1.0
+    _, scale = answers(["quiet", "alarm", "doubt", "quiet", "alarm", "quiet"])
+    assert scale == 0.5, "and the next alarm is judged anew"
 
 
 def test_an_alarm_at_parameters_that_were_good_gives_back_what_was_shrunk():
