@@ -82,13 +82,13 @@ def least_traffic(state: Any, params: Any) -> int:
 
     Of a snapshot, what it takes is read anyway: it is only written.
     """
-    written = sum(nbytes((guard.snapshot, guard.inner_snapshot)) for guard in _guards(state))
+    written = sum(nbytes(guard.snapshot) for guard in _guards(state))
     return 3 * nbytes(params) + 2 * nbytes(state) - written
 
 
 def _guards(state: Any) -> list[Any]:
     def is_guard(part: Any) -> bool:
-        return hasattr(part, "inner_snapshot")
+        return isinstance(part, salera_optax.PageHinkleyState)
 
     return [part for part in jax.tree.leaves(state, is_leaf=is_guard) if is_guard(part)]
 

@@ -72,7 +72,7 @@ def calibrate(
       >>> found.false_alarms
       0.0
       >>> found.missed.tolist(), found.delay.round(1).tolist()
-      ([1.0, 0.0, 0.0], [nan, 2.6, 2.0])
+      ([1.0, 0.0, 0.0], [nan, 2.9, 2.0])
     """
     array = np.asarray(losses)
     if not np.issubdtype(array.dtype, np.floating) and not np.issubdtype(array.dtype, np.integer):

@@ -241,7 +241,7 @@ def robust() -> Detector:
       >>> import jax.numpy as jnp
       >>> detector = robust()
       >>> state, one = detector.init(jnp.float32), jnp.ones(())
-      >>> for loss in (2.0, 1.9, 1.8, 9.0, 9.1, 8.9):
+      >>> for loss in (2.0, 1.9, 1.8, 90.0, 91.0, 89.0):
       ...   verdict, state = detector.observe(state, jnp.float32(loss), one)
       ...   print("alarm" if verdict.alarm else "doubt" if verdict.doubt else "quiet")
       quiet

@@ -59,8 +59,8 @@ def ratio(gain: ArrayLike = 0.01, margin: ArrayLike = 1.0) -> Law:
 
     The terms in s are the mean of -log(||path||^2 / mean) under the random walk, so that y is about
     0 there; s is its deviation. From 0 to the margin the rate stays. Beyond s the change is gain x;
-    within, where it may be chance, it is a fraction ``|x|/s`` of that. A path of length zero changes
-    nothing.
+    within, where it may be chance, it is a fraction ``|x|/s`` of that. A path of length zero
+    changes nothing.
 
     Args:
       gain: change of log(rate) per unit of x and step, finite and at least 0. While all gradients

@@ -382,7 +382,7 @@ def test_parameters_of_lookahead_are_refused(
 ) -> None:
     tx = make()
     both = optax.LookaheadParams.init_synced(params())
-    with pytest.raises(ValueError, match="LookaheadParams.*cannot be guarded"):
+    with pytest.raises(ValueError, match=r"LookaheadParams.*cannot be guarded"):
         tx.update(params(), tx.init(params()), both, value=1.0)
 
 
