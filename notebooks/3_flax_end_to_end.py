@@ -183,8 +183,8 @@ for name, (state, _) in runs.items():
         f"{name:<7} {test_error(state):5.1f} % wrong; finite parameters: {finite(state.params)}, "
         f"finite batch statistics: {finite(state.batch_stats)}"
     )
-alarms = np.flatnonzero(runs["salera"][1]["alarm"])
-print(f"salera: first alarm at step {alarms[0]}, the NaN was at {FAULT}")
+held = np.flatnonzero(runs["salera"][1]["held"])
+print(f"salera: the NaN at step {FAULT} was held: {FAULT in held}")
 
 # %% [markdown]
 # ## nnx
@@ -229,14 +229,14 @@ optimizer = Optimizer(model, salera_optax.salera(0.1), wrt=nnx.Param)
 nnx_train(model, optimizer, data)
 model.eval()
 error = 100 * jnp.mean(model(test_images).argmax(1) != test_labels)
-alarms = salera_optax.metrics(optimizer.opt_state)["alarms"]
-print(f"salera {error:.1f} % wrong; alarms: {alarms}; finite: {finite(nnx.state(model))}")
+holds = salera_optax.metrics(optimizer.opt_state)["holds"]
+print(f"salera {error:.1f} % wrong; held: {holds}; finite: {finite(nnx.state(model))}")
 
 # %% [markdown]
 # ## Checkpoint and resume
 #
 # The optimizer's state is a pytree of arrays like any other: Orbax saves it as it is. Here a run is
-# interrupted at the worst moment, just after the alarm, and resumed in a new state. It ends where
+# interrupted at the worst moment, just after the NaN, and resumed in a new state. It ends where
 # the uninterrupted one ends, in every bit.
 
 
