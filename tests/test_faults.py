@@ -154,7 +154,7 @@ def test_two_corrupt_minibatches_change_nothing_and_a_long_run_halves_at_most_on
         # A corrupt minibatch may look normal by chance, with a loss that is low;
         # and `apply_updates` needs a call behind an alarm.
         seen = held[FAULT_AT : FAULT_AT + length].sum()
-        assert seen >= (1 if length == 2 else 0.7 * length)
+        assert seen >= length / 2
         assert salera_optax.metrics(state)["scale"] >= (1 if length == 2 else 0.5)
 
 
