@@ -311,13 +311,16 @@ def robust() -> Detector:
             faults=jnp.where(
                 doubt | state.again,
                 state.faults,
-                state.faults
-                + jnp.maximum(_DEVIATION_RATE, 1 / (state.seen.astype(loss.dtype) + _PRIOR))
-                * (state.doubts - state.faults),
+                state.faults + _weight(state.seen, loss.dtype) * (state.doubts - state.faults),
             ),
         )
 
     return Detector(init, observe)
+
+
+def _weight(seen: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """What a new loss counts for in an average that begins with a first guess."""
+    return jnp.maximum(_DEVIATION_RATE, 1 / (seen.astype(dtype) + _PRIOR))
 
 
 def _weight_of_a_doubt(faults: jax.Array) -> jax.Array:
@@ -336,8 +339,7 @@ def _learned(band: Band, seen: jax.Array, loss: jax.Array) -> Band:
     level = band.level + jnp.maximum(rate, rate / _FALLING / (n + 1)) * error
     # Of the squares, and as a ratio, whose square cannot overflow.
     square = jnp.square(_WIDTH * jnp.clip(error / band.deviation, -1 / _WIDTH, LEARNED))
-    weight = jnp.maximum(_DEVIATION_RATE, 1 / (n + _PRIOR))
-    deviation = band.deviation * jnp.sqrt(1 + weight * (square - 1))
+    deviation = band.deviation * jnp.sqrt(1 + _weight(seen, loss.dtype) * (square - 1))
     # Not where the level is near zero, which so is no measure of the noise.
     lower = (level < band.lowest) & (level > deviation)
     deviation *= jnp.sqrt(jnp.where(lower, level / jnp.where(lower, band.lowest, 1), 1))

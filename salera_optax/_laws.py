@@ -132,9 +132,8 @@ def score(gain: ArrayLike, std: Std = "exact") -> Law:
       ValueError, TypeError: if `gain` is no number or out of range, or `std` unknown.
 
     Example:
-      >>> law = score(3e-6, std="authors")
-      >>> mean = path_mean(0.01, 1000)
       >>> law = score(0.01)
+      >>> mean = path_mean(0.01, 1000)
       >>> float(law(mean, 0.01, 1000, 50)), round(float(law(mean + 0.001, 0.01, 1000, 50)), 3)
       (0.0, 0.01)
 

@@ -26,18 +26,24 @@ def starts_over(inner: optax.GradientTransformation, state: Any, params: Any) ->
     marks = optax.tree.map_params(
         inner, lambda _: True, state, transform_non_params=lambda _: False
     )
-    memories = [path for path, mark in jax.tree_util.tree_leaves_with_path(marks) if mark]
+    # Rates that were learned, one a coordinate, are like the parameters too.
+    memories = {
+        path
+        for path, mark in jax.tree_util.tree_leaves_with_path(marks)
+        if mark and not any(getattr(key, "name", None) == "log_rate" for key in path)
+    }
     names = {path for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     # Of `state.mu["w"]` the owner is `state`, the place of the NamedTuple that has the field.
-    ends = {path: [i for i in range(1, len(path) + 1) if path[i:] in names] for path in memories}
-    owners = {path[: i - 1] for path, at in ends.items() for i in at}
-
-    def _is_rate(path: Any) -> bool:
-        return any(getattr(key, "name", None) == "log_rate" for key in path)
+    owners = {
+        path[: end - 1]
+        for path in memories
+        for end in range(1, len(path) + 1)
+        if path[end:] in names
+    }
 
     def chosen(path: Any, old: Any, new: Any) -> Any:
         count = jnp.ndim(old) == 0 and jnp.issubdtype(jnp.result_type(old), np.integer)
-        if not (path in ends and not _is_rate(path)) and not (count and path[:-1] in owners):
+        if path not in memories and not (count and path[:-1] in owners):
             return old
         kind = jax.typeof(old).sharding
         new = new if jax.typeof(new).sharding == kind else jax.sharding.reshard(new, kind)
