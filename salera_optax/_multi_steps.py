@@ -34,8 +34,8 @@ class MultiSteps(optax.MultiSteps):
     `alarm` is only true on the step that raised it.
 
     Inside `shard_map` or `pmap`, give it the loss averaged over the devices. The guard belongs
-    inside: around the accumulation it would roll back to before the last
-    minibatch, which has the same parameters.
+    inside: around the accumulation its snapshot could be as old as the last minibatch, which has
+    the same parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp, salera_optax

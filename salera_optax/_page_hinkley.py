@@ -58,7 +58,8 @@ class PageHinkleyState(NamedTuple):
       step: int32 scalar, calls so far.
       alarms: int32 scalar, alarms so far.
       holds: int32 scalar, calls so far that took no step, alarms among them.
-      nonfinite: int32 scalar, calls so far whose loss, gradient or update was not finite.
+      nonfinite: int32 scalar, calls so far whose loss, gradient, or update in a whole leaf was not
+        finite.
       action: what the last call did.
       response: what alarms have left of the steps, and where the guard stands.
       detector: the state of the detector.

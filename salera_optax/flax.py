@@ -83,15 +83,16 @@ class TrainState(train_state.TrainState, kw_only=True):
     A drop-in for `flax.training.train_state.TrainState` with any Optax optimizer. With a guarded
     one (`salera`, `page_hinkley`) an alarm brings back, bit for bit and even from NaN, the
     parameters and every field that the call to `apply_gradients` was given: the pair that stood
-    together before the last step. Nor does such a field take a value that is not finite. Fields for
-    other collections are declared as in Flax, in a subclass. What must not come back, such as a
-    random key or a dynamic loss scale, is set with `replace` and not through `apply_gradients`;
-    the usual `where(is_finite, ...)` around a step with a loss scale is not needed.
+    together when nothing spoke against it last. A call that is held changes neither. Nor does such
+    a field take a value that is not finite. Fields for other collections are declared as in Flax,
+    in a subclass. What must not come back, such as a random key or a dynamic loss scale, is set
+    with `replace` and not through `apply_gradients`; the usual `where(is_finite, ...)` around a
+    step with a loss scale is not needed.
 
     Attributes:
       batch_stats: the batch statistics, or None.
-      snapshot: the fields of this class and its subclasses as they stood before the last step
-        (None without a guard). It costs one copy of them.
+      snapshot: the fields of this class and its subclasses that belong to the snapshot of the
+        parameters (None without a guard). It costs one copy of them.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp, salera_optax
@@ -168,8 +169,8 @@ class TrainState(train_state.TrainState, kw_only=True):
           grads: the gradients, like `params`.
           value: the minibatch loss, a real scalar; a guard needs it, and other optimizers are
             given it if they take it.
-          **kwargs: new values of further fields, `batch_stats` above all. At an alarm they are
-            not taken, and the fields go back to what they were before the last step.
+          **kwargs: new values of further fields, `batch_stats` above all. Where the
+            call is held they are not taken, and at an alarm the fields go back as well.
 
         Returns:
           The next state, with `step` one higher, at an alarm as well.
@@ -259,13 +260,14 @@ class Optimizer(nnx.Optimizer[_Model]):
     The same arguments, attributes and methods as `flax.nnx.Optimizer`, with any Optax optimizer.
     With a guarded one (`salera`, `page_hinkley`) an alarm brings back, bit for bit and even from
     NaN, the parameters (the variables of `wrt`) and every `nnx.BatchStat` of the model: the pair
-    that stood together before the last step. A plain `nnx.Optimizer` works too: its rollback of
-    the parameters is an addition, which rounds, and it leaves the batch statistics. Make it when
-    the model has the parameters to start from.
+    that stood together when nothing spoke against it last. A call that is held changes neither. A
+    plain `nnx.Optimizer` works too: its rollback of the parameters is an addition, which rounds,
+    and it leaves the batch statistics. Make it when the model has the parameters to start from.
 
     Attributes:
       last_batch_stats: the batch statistics at the end of the last call (None without a guard).
-      snapshot: those before the last step (None without a guard). The two cost two copies.
+      snapshot: those that belong to the snapshot of the parameters (None without a guard). The two
+        cost two copies.
 
     Example:
       >>> import jax, jax.numpy as jnp, salera_optax
