@@ -136,7 +136,9 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
         f"Made by `python -m benchmarks faults`: {results['dataset']}, a network with two hidden "
         f"layers ({HIDDEN[0]} and {HIDDEN[1]}), minibatches of {BATCH} on two data-parallel "
         f"replicas, {steps} steps. Adam at {GUARDS['page_hinkley(adam)'].learning_rate:g} under "
-        f"all guards but the last, which is SALERA from 0.1. The fault comes at step "
+        f"all guards but the last two, which are SGD with momentum 0.9 at "
+        f"{GUARDS['page_hinkley(momentum)'].learning_rate:g} and SALERA from 0.1, under the "
+        "paper's law. The fault comes at step "
         f"{', '.join(map(str, starts(steps)[:-1]))} or {starts(steps)[-1]}, each in "
         f"{results['seeds']} runs of different seeds.",
         "![Runs that survive, faults by guards](faults.png)",
@@ -148,8 +150,9 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
         _markdown(pd.DataFrame({"what happens": {n: f.text for n, f in FAULTS.items()}})),
         "Skip-step is the rule of OLMo-core and Levanter, mean + 6 deviations of 128 losses and "
         "gradient norms. The published Page-Hinkley test is the paper's text: smoothing by the "
-        "ratio of the minibatch to the training set, and a rollback; a NaN alarms in it here, "
-        "which it does not in the paper. `apply_if_finite` gives up after 5 bad steps in a row.",
+        "ratio of the minibatch to the training set, and a rollback; a NaN is held in it here, "
+        "which silences it for good in the paper. `apply_if_finite` gives up after 5 bad steps in "
+        "a row.",
         "## Runs that survive",
         _markdown(survival(runs)),
         "## Steps to recover, median",

@@ -144,7 +144,8 @@ GUARDS: dict[str, Guard] = {
         alarm=_alarm,
     ),
 }
-"""By name, as the table and the picture show them; the last two are this library's defaults.
+"""By name, as the table and the picture show them; the last four are this library's, SALERA under
+the paper's law.
 
 The published test is the paper's text, which rolls back (its authors' code does not),
 and here a NaN alarms in it too. `apply_if_finite` lets everything pass after five bad steps in a
