@@ -5,6 +5,7 @@ code differ, this follows the code's detector (see `_detectors`) and the text's 
 code never performs.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -134,6 +135,53 @@ def _difference(params: Any, target: Any) -> Any:
 
 _ADDED = _Emit(lambda params, moves: moves, _difference)  # what is to be added to the parameters
 _WRITTEN = _Emit(optax.apply_updates, lambda params, target: target)  # the next parameters
+
+
+_Branch = Callable[..., tuple[Any, Any, jax.Array]]
+
+
+# The branches of the conditionals are made once, and take all that they need as operands: outside
+# `jit` JAX compiles a conditional anew for every function that it has not seen.
+def _branches(
+    inner: optax.GradientTransformationExtraArgs, emit: _Emit, fixed: dict[str, Any]
+) -> tuple[_Branch, _Branch]:
+    """The step and the stay; `fixed` are arguments of `inner` that are no arrays."""
+
+    def go(
+        updates: Any, inner_state: Any, start: Any, params: Any, scale: Any, given: Any
+    ) -> tuple[Any, Any, jax.Array]:
+        del params
+        moves, after = inner.update(updates, inner_state, start, **given, **fixed)
+        moves = jax.tree.map(lambda u, p: scaled(u, scale, p), moves, start)
+        kept = jax.tree.map(_keep_finite, moves, start)
+        return emit.moved(start, kept), jax.tree.map(like, after, inner_state), _broken(moves)
+
+    def stay(
+        updates: Any, inner_state: Any, start: Any, params: Any, scale: Any, given: Any
+    ) -> tuple[Any, Any, jax.Array]:
+        del updates, scale, given
+        return emit.put(params, start), inner_state, _broken(start) & False
+
+    return go, stay
+
+
+def _first(first: Any, second: Any) -> Any:
+    del second
+    return first
+
+
+def _second(first: Any, second: Any) -> Any:
+    del first
+    return second
+
+
+def _no_difference(params: Any, snapshot: Any) -> jax.Array:
+    del params, snapshot
+    return jnp.zeros((), bool)
+
+
+def _is_array(argument: Any) -> bool:
+    return all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(argument))
 
 
 def _broken(moves: Any) -> jax.Array:
@@ -292,6 +340,12 @@ def page_hinkley(
     guarded = optax.with_extra_args_support(inner)
     chosen = robust() if detector is None else detector
 
+    made = {emit: _branches(guarded, emit, {}) for emit in (_ADDED, _WRITTEN)}
+    differs = functools.partial(_differs, axis_name=axis_name)
+
+    def mended(inner_state: Any, start: Any) -> Any:
+        return on_alarm(inner_state) if on_alarm else starts_over(guarded, inner_state, start)
+
     def init_fn(params: Any) -> PageHinkleyState:
         check_params("page_hinkley", params)
         dtype = statistics_dtype(params)
@@ -348,9 +402,7 @@ def page_hinkley(
         settle = jnp.zeros((), bool)
         if rollback:
             settle = jax.lax.cond(
-                state.action.go_back,
-                lambda: _differs(params, state.snapshot, axis_name),
-                lambda: jnp.zeros((), bool),
+                state.action.go_back, differs, _no_difference, params, state.snapshot
             )
         no = jnp.zeros((), bool)
         action = select(settle, Action(alarm=no, hold=~no, go_back=no, renew=no), action)
@@ -360,29 +412,15 @@ def page_hinkley(
             snapshot = select(action.renew, params, snapshot)
             # XLA copies every buffer unless the branch that returns its operands untouched is
             # branch 0, the false one; here and below.
-            start = jax.lax.cond(
-                action.go_back | settle, lambda p, s: s, lambda p, s: p, params, snapshot
-            )
+            start = jax.lax.cond(action.go_back | settle, _second, _first, params, snapshot)
+        inner_state = jax.lax.cond(action.alarm, mended, _first, state.inner_state, start)
 
-        def go(updates: Any, inner_state: Any, start: Any, params: Any) -> Any:
-            del params
-            moves, after = guarded.update(updates, inner_state, start, value=value, **extra_args)
-            moves = jax.tree.map(lambda u, p: scaled(u, response.scale, p), moves, start)
-            kept = jax.tree.map(_keep_finite, moves, start)
-            return emit.moved(start, kept), jax.tree.map(like, after, inner_state), _broken(moves)
-
-        def stay(updates: Any, inner_state: Any, start: Any, params: Any) -> Any:
-            del updates
-            return emit.put(params, start), inner_state, _broken(start) & False
-
-        inner_state = jax.lax.cond(
-            action.alarm,
-            on_alarm or (lambda inner_state: starts_over(guarded, inner_state, start)),
-            lambda inner_state: inner_state,
-            state.inner_state,
-        )
+        given = {"value": jnp.asarray(value), **extra_args}
+        fixed = {name: extra for name, extra in given.items() if not _is_array(extra)}
+        go, stay = _branches(guarded, emit, fixed) if fixed else made[emit]
+        given = {name: extra for name, extra in given.items() if name not in fixed}
         result, after, broken = jax.lax.cond(
-            ~action.hold, go, stay, updates, inner_state, start, params
+            ~action.hold, go, stay, updates, inner_state, start, params, response.scale, given
         )
         broken = summed(broken.astype(jnp.int32), axis_name) > 0
         causes = jnp.stack(
