@@ -68,24 +68,27 @@ def _momentum(momentum: ArrayLike | None, nesterov: bool) -> optax.GradientTrans
     return optax.trace(momentum, nesterov)
 
 
-def _decayed(
-    base: optax.GradientTransformation, weight_decay: optax.ScalarOrSchedule, mask: Any
-) -> optax.GradientTransformation:
-    """The direction with decoupled weight decay, which so follows the self-tuned rate."""
+def _decay(weight_decay: optax.ScalarOrSchedule, mask: Any) -> optax.GradientTransformation:
     if not callable(weight_decay):
         check_number("weight_decay", weight_decay, *_FROM_ZERO)
     if isinstance(weight_decay, int | float) and weight_decay == 0:
-        decay = optax.identity()  # so that the structure of the state is the same with any decay
-    else:
-        decay = optax.add_decayed_weights(weight_decay, mask)
-    return optax.chain(base, decay)
+        return optax.identity()
+    return optax.add_decayed_weights(weight_decay, mask)
 
 
-def _descent(
-    tuned: optax.GradientTransformation, learning_rate: optax.ScalarOrSchedule
-) -> optax.GradientTransformationExtraArgs:
-    """Steps against a direction that has its self-tuned rate."""
-    return optax.chain(tuned, _scale_by_learning_rate(learning_rate))
+def _penalty(weight_decay: optax.ScalarOrSchedule, mask: Any) -> optax.GradientTransformation:
+    """Adds the decay to the gradient, but not where there is none: nothing would oppose it there.
+
+    At the minimum of loss and decay together the two cancel. A path that saw the gradient alone
+    would see it agree with itself there, and the rate would rise for ever.
+    """
+    decay = _decay(weight_decay, mask)
+
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        decayed, state = decay.update(updates, state, params)
+        return jax.tree.map(lambda u, d: jnp.where(u == 0, u, d), updates, decayed), state
+
+    return optax.GradientTransformation(decay.init, update_fn)
 
 
 def forget_path(inner_state: Any) -> Any:
@@ -185,8 +188,9 @@ def alera(
       momentum: decay of a momentum in [0, 1), or None; the path still sees the raw gradient. It
         helps little where the rate tunes itself, and makes a rate that is too large a worse one.
       nesterov: whether the momentum is Nesterov's.
-      weight_decay: decoupled weight decay, finite and at least 0, or an Optax schedule; multiplied
-        by the learning rate, as in `optax.adamw`, and by the self-tuned rate.
+      weight_decay: what part of a parameter is added to its gradient, finite and at least 0, or an
+        Optax schedule: an L2 penalty, in front of path and momentum. Where a gradient is exactly
+        zero, as in the unseen rows of an embedding, nothing decays.
       mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
       eps: a group whose gradient norm is at most this, finite and at least 0, lets its path decay
         and keeps its rate.
@@ -218,9 +222,9 @@ def alera(
 
     Source: arXiv 1709.01427, Section 3.1, Algorithm 1. Deviation: the law.
     """
-    base = _decayed(_momentum(momentum, nesterov), weight_decay, mask)
+    base = _momentum(momentum, nesterov)
     rates = scale_by_alera(alpha, law, groups=groups, base=base, eps=eps, axis_name=axis_name)
-    return _descent(rates, learning_rate)
+    return optax.chain(_penalty(weight_decay, mask), rates, _scale_by_learning_rate(learning_rate))
 
 
 def salera(
@@ -264,7 +268,7 @@ def salera(
       groups: leaves that share a rate; see `alera`.
       momentum: decay of a momentum in [0, 1), or None; `reset_path` resets it too.
       nesterov: whether the momentum is Nesterov's.
-      weight_decay: decoupled weight decay; see `alera`.
+      weight_decay: an L2 penalty; see `alera`.
       mask: the leaves that decay; see `alera`.
       eps: a group whose gradient norm is at most this keeps its rate; see `alera`.
       factor: what an alarm multiplies every step by, in (0, 1].
@@ -383,10 +387,10 @@ def spalera(
 
     Source: arXiv 1709.01427, Appendix B, Algorithm 2.
     """
-    base = _decayed(_momentum(momentum, nesterov), weight_decay, mask)
+    base = _momentum(momentum, nesterov)
     rates = scale_by_parameterwise_alera(alpha, law, base=base, eps=eps, axis_name=axis_name)
     return _guarded(
-        _descent(rates, learning_rate),
+        optax.chain(_penalty(weight_decay, mask), rates, _scale_by_learning_rate(learning_rate)),
         reset_path,
         factor=factor,
         rollback=rollback,
@@ -423,7 +427,7 @@ def ag_adam(
       eps: Adam's epsilon, added to the root of the second moment (that of ALERA is 1e-6).
       eps_root: added under that root.
       mu_dtype: dtype of the first moment, None for that of the parameters.
-      weight_decay: decoupled weight decay; see `alera`.
+      weight_decay: decoupled weight decay; see `salera_adamw`.
       mask: the leaves that decay; see `alera`.
       nesterov: whether Adam takes Nesterov's momentum.
       alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.001, with its law.
@@ -455,9 +459,9 @@ def ag_adam(
     for name, decay in (("b1", b1), ("b2", b2)):  # 1 is what bfloat16 makes of 0.999
         check_number(name, decay, lambda b: 0 <= b <= 1, "in [0, 1]")
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    base = _decayed(adam, weight_decay, mask)
+    base = optax.chain(adam, _decay(weight_decay, mask))
     rates = scale_by_alera(alpha, law, groups=groups, base=base, axis_name=axis_name)
-    return _descent(rates, learning_rate)
+    return optax.chain(rates, _scale_by_learning_rate(learning_rate))
 
 
 def salera_adamw(

@@ -155,7 +155,7 @@ def test_init_and_step_keep_the_sharding_of_the_parameters(layout, jitted):
         return salera_optax.step(tx, grads, state, params, value=loss)
 
     for _ in range(2):
-        alera = state.inner_state[0]
+        alera = state.inner_state[1]
         for tree in (state.snapshot, alera.path, alera.log_rate):
             assert all(
                 leaf.sharding.is_equivalent_to(param.sharding, param.ndim)

@@ -223,12 +223,16 @@ class ParameterwiseAlera:
 
 
 class Descent:
-    """Steps against `direction`, at a learning rate that is a number or a function of the step."""
+    """Steps against `direction`, at a learning rate that is a number or a function of the step.
 
-    def __init__(self, part, learning_rate):
-        self.part, self.learning_rate, self.steps = part, learning_rate, 0
+    `penalty` is the weight decay that is added to the gradient, where there is one.
+    """
+
+    def __init__(self, part, learning_rate, penalty=0.0):
+        self.part, self.learning_rate, self.penalty, self.steps = part, learning_rate, penalty, 0
 
     def update(self, params, grads):
+        grads = {k: g + np.where(g == 0, 0, self.penalty * params[k]) for k, g in grads.items()}
         direction = self.part.direction(grads, params)
         eta = self.learning_rate(self.steps) if callable(self.learning_rate) else self.learning_rate
         self.steps += 1

@@ -142,12 +142,39 @@ def test_momentum_leaves_the_path_to_the_raw_gradient():
     for _ in range(3):
         slow, a = plain.update(params, a, params)
         fast, b = heavy.update(params, b, params)
-    np.testing.assert_array_equal(a[0].path, b[0].path)
+    np.testing.assert_array_equal(a[1].path, b[1].path)
     np.testing.assert_allclose(fast, (1 + 0.9 + 0.81) * slow, rtol=1e-5)
 
 
-def test_weight_decay_is_multiplied_by_the_self_tuned_rate_and_masked():
-    tx = salera_optax.alera(0.1, alpha=0.1, weight_decay=0.01, mask={"w": True, "b": False})
+def test_weight_decay_enters_the_gradient_where_there_is_one_and_is_masked():
+    decay = {"weight_decay": 0.01, "mask": {"w": True, "b": False}}
+    decayed, plain = salera_optax.alera(0.1, **decay), salera_optax.alera(0.1)
+    params = {"w": jnp.ones(3), "b": jnp.ones(3)}
+    gradients = {"w": jnp.array([1.0, 0.0, -2.0]), "b": jnp.ones(3)}
+    with_decay = {"w": jnp.array([1.01, 0.0, -1.99]), "b": jnp.ones(3)}
+    a, b = decayed.init(params), plain.init(params)
+    for _ in range(3):
+        x, a = decayed.update(gradients, a, params)
+        y, b = plain.update(with_decay, b, params)
+        jax.tree.map(np.testing.assert_array_equal, x, y)
+
+
+def test_the_balance_of_gradient_and_weight_decay_is_no_agreement():
+    # The gradient alone agrees with itself there for ever.
+    tx = salera_optax.alera(0.1, weight_decay=0.01)
+
+    def step(carry, _):
+        x, state = carry
+        updates, state = tx.update(x - 1, state, x)
+        return (optax.apply_updates(x, updates), state), None
+
+    x = jnp.zeros(3)
+    (x, _), _ = jax.lax.scan(step, (x, tx.init(x)), length=1000)
+    np.testing.assert_allclose(x, 1 / 1.01, rtol=1e-5)
+
+
+def test_decoupled_weight_decay_is_multiplied_by_the_self_tuned_rate():
+    tx = salera_optax.ag_adam(0.1, weight_decay=0.01, mask={"w": True, "b": False})
     params = {"w": jnp.ones(3), "b": jnp.ones(3)}
     state = tx.init(params)
     for _ in range(3):

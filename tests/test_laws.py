@@ -199,4 +199,4 @@ def test_the_paper_to_the_letter_is_one_expression():
     )
     params = {"layer": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
     _, state = tx.update(params, tx.init(params), params, value=1.0)
-    assert list(state.inner_state[0].log_rate) == ["layer"]
+    assert list(state.inner_state[1].log_rate) == ["layer"]

@@ -70,7 +70,7 @@ def alera_case(name, oracle_base=None, labels=None, *, law=(), is_complex=False,
 
     def reference(params):
         part = oracle.Alera(params, 0.1, theirs, labels, oracle_base and oracle_base())
-        return oracle.Unguarded(oracle.Descent(part, 0.05))
+        return oracle.Unguarded(oracle.Descent(part, 0.05, arguments.get("weight_decay", 0)))
 
     return Case(f"alera, {name}", salera_optax.alera(0.05, **arguments), reference, is_complex)
 
@@ -83,7 +83,8 @@ def salera_case(name, oracle_base=None, *, law=(), is_complex=False, **arguments
 
     def reference(params):
         part = oracle.Alera(params, 0.1, theirs, base=oracle_base and oracle_base())
-        return oracle.PageHinkley(oracle.Descent(part, 0.05), **guard_of(guard))
+        descent = oracle.Descent(part, 0.05, arguments.get("weight_decay", 0))
+        return oracle.PageHinkley(descent, **guard_of(guard))
 
     return Case(f"salera, {name}", tx, reference, is_complex, alarms=True)
 
@@ -183,7 +184,7 @@ CASES = [
     alera_case(
         "Nesterov", lambda: oracle.Momentum(0.9, nesterov=True), momentum=0.9, nesterov=True
     ),
-    alera_case("weight decay", lambda: oracle.Decayed(0.1), weight_decay=0.1),
+    alera_case("weight decay", weight_decay=0.1),
     alera_case("complex leaves", is_complex=True),
     ag_adam_case("defaults", oracle.Adam),
     ag_adam_case("own decay rates", lambda: oracle.Adam(0.8, 0.95), b1=0.8, b2=0.95),
@@ -193,7 +194,7 @@ CASES = [
     salera_case("rollback, path kept", reset_path=False),
     salera_case(
         "momentum and weight decay",
-        lambda: oracle.Decayed(0.1, oracle.Momentum(0.9)),
+        lambda: oracle.Momentum(0.9),
         momentum=0.9,
         weight_decay=0.1,
     ),

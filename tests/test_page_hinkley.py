@@ -205,10 +205,10 @@ def test_the_count_of_adam_starts_over_and_that_of_a_schedule_does_not():
 def test_the_rates_of_alera_stay_at_an_alarm():
     tx = salera_optax.page_hinkley(salera_optax.alera(0.1))
     params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0] * 5)
-    before = state.inner_state[0].log_rate
+    before = state.inner_state[1].log_rate
     _, state = run(tx, params, state, HIGH)
-    assert state.inner_state[0].step == 0
-    assert state.inner_state[0].log_rate == before
+    assert state.inner_state[1].step == 0
+    assert state.inner_state[1].log_rate == before
 
 
 def test_on_alarm_may_do_something_else():
@@ -316,9 +316,9 @@ def test_reset_path_forgets_path_and_step_but_keeps_the_rates():
     for reset in (True, False):
         tx = salera_optax.salera(0.1, alpha=0.1, reset_path=reset)
         params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0, 1.0])
-        rates = state.inner_state[0].log_rate
+        rates = state.inner_state[1].log_rate
         _, state = run(tx, params, state, HIGH)
-        after = state.inner_state[0]
+        after = state.inner_state[1]
         assert after.log_rate == rates
         assert (after.step == 0) == reset
         assert bool(optax.tree.norm(after.path) == 0) == reset
