@@ -313,26 +313,10 @@ def short_run(case: Case) -> Trajectory:
     return run(case, case.build())
 
 
-@functools.cache
-def compiler_options() -> dict[str, Any]:
-    """Options that halve the time to compile, where this version of XLA knows them."""
-    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(jnp.negative, compiler_options=options)(1.0)
-    except RuntimeError:
-        return {}
-    return options
-
-
-def jit(function: Any, **arguments: Any) -> Any:
-    """A compiled function, compiled quickly."""
-    return jax.jit(function, compiler_options=compiler_options(), **arguments)
-
-
 def compiled_run(case: Case, tx: Any, scan: Any = None) -> Trajectory:
     """The whole run, compiled."""
     params = parameters()
-    scan = scan or jit(functools.partial(trajectory, case, tx))
+    scan = scan or jax.jit(functools.partial(trajectory, case, tx))
     final: Trajectory = scan(tx.init(params), params, gradient_sequence(), loss_sequence())
     return final
 
@@ -340,7 +324,7 @@ def compiled_run(case: Case, tx: Any, scan: Any = None) -> Trajectory:
 @functools.cache
 def scan_of(case: Case) -> Any:
     """The compiled scan of the optimizer."""
-    return jit(functools.partial(trajectory, case, case.build()))
+    return jax.jit(functools.partial(trajectory, case, case.build()))
 
 
 @functools.cache
@@ -463,7 +447,7 @@ def test_donated_training_loop_compiles_once_also_after_a_round_trip(case: Case)
         updates, state = case.update(tx, gradients, state, params, loss)
         return optax.apply_updates(params, updates), state
 
-    compiled = jit(train, donate_argnums=(0, 1))
+    compiled = jax.jit(train, donate_argnums=(0, 1))
     params = parameters()
     state = tx.init(params)
     for step in range(STEPS):
@@ -754,7 +738,7 @@ def minimize(case: Case, tx: Any, target: Target, steps: int) -> None:
 
         return jax.lax.scan(step, (params, state), length=steps)[0]
 
-    params, _ = jit(descend)(target.start, tx.init(target.start))
+    params, _ = jax.jit(descend)(target.start, tx.init(target.start))
     assert_close(params, target.minimum, rtol=3e-2, atol=3e-2)
 
 
@@ -775,7 +759,7 @@ def test_rosenbrock_valleys_are_minimized(case: Case) -> None:
 def injected(case: Case) -> tuple[Any, Any]:
     """The optimizer under `inject_hyperparams`, and its compiled run."""
     tx = optax.inject_hyperparams(case.make, static_args=case.static)(**case.arguments)
-    return tx, jit(functools.partial(trajectory, case, tx))
+    return tx, jax.jit(functools.partial(trajectory, case, tx))
 
 
 def injected_run(case: Case, **changes: float) -> Trajectory:
@@ -972,7 +956,7 @@ def test_vmap_over_members_equals_one_by_one(case: Case) -> None:
     data = (another, gradient_sequence(2), jnp.linspace(3.0, 1.0, STEPS))
     members = [(parameters(), gradient_sequence(), loss_sequence()), data]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-    together = jit(jax.vmap(functools.partial(trajectory, case, tx)))(
+    together = jax.jit(jax.vmap(functools.partial(trajectory, case, tx)))(
         jax.vmap(tx.init)(stacked[0]), *stacked
     )
     assert_close(slice_of(together, 0), long_run(case))
@@ -1035,7 +1019,7 @@ def test_sharding_of_the_state_is_the_same_after_init_and_after_update(case: Cas
         state = tx.init(params)
         types = jax.tree.map(jax.typeof, state)
         assert jax.tree.map(jax.typeof, jax.jit(tx.init)(params)) == types
-        for update in (tx.update, jit(tx.update)):
+        for update in (tx.update, jax.jit(tx.update)):
             updates, new_state = update(params, state, params, **case.extra(jnp.float32(1.0)))
             assert jax.typeof(updates) == jax.typeof(params)
             assert jax.tree.map(jax.typeof, new_state) == types

@@ -12,6 +12,7 @@ from benchmarks import cost
 from benchmarks.__main__ import main
 
 
+@pytest.mark.slow
 def test_the_costs_are_written_as_a_table_as_json_and_as_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

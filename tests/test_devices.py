@@ -10,10 +10,11 @@ import pytest
 
 @pytest.mark.slow
 def test_on_eight_devices():
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "devices.py"],
         cwd=Path(__file__).parent,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        env=os.environ | {"XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         check=False,

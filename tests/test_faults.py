@@ -128,7 +128,12 @@ def clean_loss(factory):
     return float(run(factory, "step", "loss", STEPS, 0, 1.0)[-1])
 
 
-@pytest.mark.parametrize("apply", ["step", "apply_updates"])
+each_way = pytest.mark.parametrize(
+    "apply", ["step", pytest.param("apply_updates", marks=pytest.mark.slow)]
+)
+
+
+@each_way
 @pytest.mark.parametrize("name", EACH_OPTIMIZER)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_survived(fault, name, apply):
@@ -145,7 +150,7 @@ def test_a_fault_is_survived(fault, name, apply):
         assert salera_optax.metrics(state)["scale"] == 1, "and punishes no step"
 
 
-@pytest.mark.parametrize("apply", ["step", "apply_updates"])
+@each_way
 @pytest.mark.parametrize("name", EACH_OPTIMIZER)
 def test_two_corrupt_minibatches_change_nothing_and_a_long_run_halves_at_most_once(name, apply):
     for length in (2, 5, 30):

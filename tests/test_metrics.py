@@ -1,5 +1,7 @@
 """What metrics reports, and that it finds the states wherever they are."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,21 +22,16 @@ RISE = (*STEADY, 1e9, 1e9, 1e9)  # an alarm at the last one
 
 def state_after(tx, *values, grads=PARAMS):
     """The state after these losses, with a gradient for every call, or one for all."""
-
-    def one_step(carry, given):
-        params, state = carry
-        value, grad = given
-        return salera_optax.step(tx, grad, state, params, value=value), None
-
     all_grads = grads if isinstance(grads, list) else [grads] * len(values)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *all_grads)
+    params, state = PARAMS, tx.init(PARAMS)
+    for value, grad in zip(values, all_grads, strict=True):
+        params, state = one_step(tx, grad, state, params, value)
+    return state
 
-    @jax.jit
-    def run(params):
-        carry = params, tx.init(params)
-        return jax.lax.scan(one_step, carry, (jnp.array(values), stacked))[0]
 
-    return run(PARAMS)[1]
+@functools.partial(jax.jit, static_argnums=0)
+def one_step(tx, grads, state, params, value):
+    return salera_optax.step(tx, grads, state, params, value=value)
 
 
 def after(tx, *values):

@@ -52,8 +52,6 @@ def test_the_committed_outputs_are_complete_clean_and_small(path):
 @each_notebook
 def test_the_short_form_runs_from_start_to_end_without_a_warning(path, monkeypatch):
     monkeypatch.setenv("SALERA_SHORT", "1")
-    # Nearly all of the time is compiling, and little of it pays in so short a run.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     notebook = jupytext.read(path.with_suffix(".py"))
     strict = nbformat.v4.new_code_cell("import warnings\nwarnings.simplefilter('error')")
     notebook.cells.insert(0, strict)

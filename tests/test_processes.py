@@ -19,7 +19,8 @@ def start(folder, count, die=-1):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={DEVICES // count}"
+    devices = f" --xla_force_host_platform_device_count={DEVICES // count}"
+    flags = os.environ["XLA_FLAGS"] + devices
     return [
         subprocess.Popen(
             [

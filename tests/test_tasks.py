@@ -29,8 +29,7 @@ def outcome(name, contender, rates, steps, part="test"):
     data = data_of(name)
     measured = getattr(data, part)
     run = measure.program(TASKS[name], contender, steps)
-    options = {"xla_backend_optimization_level": 0}  # compiling takes longer than running
-    return jax.jit(run, compiler_options=options)(
+    return jax.jit(run)(
         np.array(rates, np.float32), np.uint32(0), *jax.device_put((data.train, measured))
     )
 
@@ -44,7 +43,12 @@ def a_line(task, optimizer, rate, value, seed=0):
     return run | {"value": value, "loss": value, "alarms": 0, "seconds": 0.1}
 
 
-@pytest.mark.parametrize("name", TASKS)
+LONG = {"transformer", "residual", "mixer", "recurrent"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in TASKS]
+)
 def test_adam_makes_progress_on_every_task_and_the_data_are_always_the_same(name):
     for part, again in zip(data_of(name), TASKS[name].data(), strict=True):
         np.testing.assert_array_equal(part.inputs, again.inputs)
