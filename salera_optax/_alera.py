@@ -22,7 +22,7 @@ from salera_optax._arrays import (
 )
 from salera_optax._devices import AxisName
 from salera_optax._groups import Groups, check_groups, members_of
-from salera_optax._laws import Law, changed, check_law, ratio
+from salera_optax._laws import Law, changed, check_law, entered, ratio
 from salera_optax._random_walk import check_alpha
 from salera_optax._validation import (
     check_axis_name,
@@ -41,12 +41,15 @@ class ScaleByAleraState(NamedTuple):
       step: int32 scalar, the steps taken, alarms excluded.
       path: exponential average of normalized gradients, like the parameters, float32 or wider.
       log_rate: for every group, the logarithm of its rate multiplier, a float32 or wider scalar.
+      lengths: for every group, two numbers of that dtype: the running mean square of its gradient
+        norm, and what chance gives the squared norm of its path on average.
       base_state: state of the base transformation.
     """
 
     step: jax.Array
     path: Any
     log_rate: Any
+    lengths: Any
     base_state: Any
 
 
@@ -135,6 +138,7 @@ def scale_by_alera(
             # Without leaves a single scalar stands in, so that optax.tree.map_params, which calls
             # init with an opaque leafless tree, finds a leaf where the state has its groups.
             log_rate={name: jnp.zeros((), dtype) for name in names} or jnp.zeros((), dtype),
+            lengths={name: jnp.zeros(2, dtype) for name in names} or jnp.zeros(2, dtype),
             base_state=inner.init(params),
         )
 
@@ -157,23 +161,23 @@ def scale_by_alera(
         def per_group(of_leaves: list[Any]) -> dict[str, Any]:
             return {name: sum(of_leaves[i] for i in indices) for name, indices in members.items()}
 
-        def weighted(norm: jax.Array) -> jax.Array:
-            return jnp.where(norm > eps, memory / jnp.where(norm > eps, norm, 1), 0)
-
         def adapted(name: str) -> jax.Array:
             d = jnp.array(sizes[name], dtype)
-            squared = lengths[name].astype(dtype)
+            squared, chance = squares[name].astype(dtype), entries[name][1][1]
             moved = norms[name] > eps
-            return changed(rate_law, state.log_rate[name], squared, memory, step, d, moved)
+            return changed(rate_law, state.log_rate[name], squared, chance, memory, step, d, moved)
 
-        squared = per_group(squared_norms(updates, axis_name, state.path))
-        norms = {name: jnp.sqrt(value.astype(dtype)) for name, value in squared.items()}
-        weight = {name: weighted(norm) for name, norm in norms.items()}
+        squares = per_group(squared_norms(updates, axis_name, state.path))
+        norms = {name: jnp.sqrt(value.astype(dtype)) for name, value in squares.items()}
+        entries = {
+            name: entered(rate_law, norm, state.lengths[name], memory, step, eps)
+            for name, norm in norms.items()
+        }
         path = [
-            scaled(p, 1 - memory, p) + scaled(g, weight[group_of[i]], p)
+            scaled(p, 1 - memory, p) + scaled(g, entries[group_of[i]][0], p)
             for i, (p, g) in enumerate(zip(leaves, jax.tree.leaves(updates), strict=True))
         ]
-        lengths = per_group(squared_norms(path, axis_name, leaves))
+        squares = per_group(squared_norms(path, axis_name, leaves))
         sizes = per_group([real_size(leaf, axis_name) for leaf in leaves])
         log_rate = {name: adapted(name) for name in members}
         moves, like = (
@@ -188,6 +192,7 @@ def scale_by_alera(
             step=step,
             path=jax.tree.unflatten(treedef, path),
             log_rate=log_rate,
+            lengths={name: lengths for name, (_, lengths) in entries.items()},
             base_state=base_state,
         )
 

@@ -166,18 +166,20 @@ def alera(
 
     Per group of dimension d, with the raw gradient g, in step t::
 
-        path_t = (1 - alpha) path_{t-1} + alpha g/||g||
+        path_t = (1 - alpha) path_{t-1} + alpha g/max(||g||, usual ||g||)
         rate_t = rate_{t-1} exp(law(||path_t||^2, alpha, t, d))
         update = -learning_rate rate_t base(g)
 
-    where the law compares the path with a random walk's (`path_mean`, `path_std`): the rate goes up
+    with g/||g|| under the paper's law. The usual norm is a running root mean square, so that many
+    tiny gradients do not outvote a few large ones. The law compares the path with a random walk's
+    (`path_mean`, `path_std`), made of steps of the same lengths: the rate goes up
     while successive gradients agree more than chance would have it, and down while they agree
     less. Where ||g|| <= eps the path only decays, and the rate stays.
 
     Args:
       learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
-        self-tuned rate multiplies. With `salera` it hardly matters between 1e-5 and 1; far too
-        large a rate can kill the units of a network before the first alarm.
+        self-tuned rate multiplies. From far too low a rate it takes some hundreds of steps to
+        arrive; far too large a one can kill the units of a network before the first alarm.
       alpha: memory rate of the path, in (0, 1]; it averages over about 1/alpha gradients.
       law: how a rate follows its path; None is `ratio()`, `score(...)` is the paper's, and
         `scale_by_alera` tells how to write one. (With `optax.inject_hyperparams`, which takes
@@ -185,8 +187,7 @@ def alera(
       groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
         strings that is a prefix of the parameters; or a function from parameters to one, such as
         `by_module` (the paper's layers).
-      momentum: decay of a momentum in [0, 1), or None; the path still sees the raw gradient. It
-        helps little where the rate tunes itself, and makes a rate that is too large a worse one.
+      momentum: decay of a momentum in [0, 1), or None; the path still sees the raw gradient.
       nesterov: whether the momentum is Nesterov's.
       weight_decay: what part of a parameter is added to its gradient, finite and at least 0, or an
         Optax schedule: an L2 penalty, in front of path and momentum. Where a gradient is exactly
@@ -218,7 +219,7 @@ def alera(
       ...     updates, state = tx.update(grads, state, x)
       ...     x = optax.apply_updates(x, updates)
       >>> [round(float(xi), 2) for xi in x]
-      [0.9, -1.81]
+      [0.9, -1.8]
 
     Source: arXiv 1709.01427, Section 3.1, Algorithm 1. Deviation: the law.
     """

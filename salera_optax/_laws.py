@@ -24,12 +24,18 @@ Law = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 Std = Literal["exact", "authors"]
 STDS: tuple[str, ...] = get_args(Std)
 
-_LEAST, _LARGEST = -3.0, 6.0  # what one step makes of log(||path||^2 / mean), at the most
+# What one step makes of log(||path||^2 / mean), at the most: with more a rate runs ahead of its
+# path, which remembers for long.
+_FURTHEST = 2.0
+_NORM_RATE = 0.03  # of the running mean square of a gradient's norm
+_RISE = 100.0  # the square of one norm counts for no more than so many times that mean
 
 
 @dataclasses.dataclass(frozen=True)
-class EveryStep:
-    """A law that also moves the rate of a group in a step that brings it no gradient.
+class Published:
+    """A law of the paper's path, in which every gradient has the length one, whatever its norm.
+
+    It also moves the rate of a group in a step that brings it no gradient.
 
     Attributes:
       law: the law.
@@ -47,28 +53,22 @@ def _check_gain(gain: Any) -> None:
     check_number("gain", gain, lambda g: 0 <= g < math.inf, "finite and at least 0")
 
 
-def ratio(gain: ArrayLike = 0.01, margin: ArrayLike = 1.0) -> Law:
+def ratio(gain: ArrayLike = 0.01) -> Law:
     """The law of the logarithm: as quick down as up, and the same for leaves of every size.
 
     The default of every optimizer here. With mean and std those of the random walk
     (`path_mean(alpha, step)`, `path_std(alpha, d, step)`), and s = std/mean, about sqrt(2/d)::
 
-        y = log(||path||^2 / mean) + s^2/2 + s^4/12             clipped to [-3, 6]
-        x = min(y, 0) + max(y - margin, 0)
+        x = log(||path||^2 / mean) + s^2/2 + s^4/12             clipped to [-2, 2]
         change of log(rate) = gain x |x| / (|x| + s)
 
-    The terms in s are the mean of -log(||path||^2 / mean) under the random walk, so that y is about
-    0 there; s is its deviation. From 0 to the margin the rate stays. Beyond s the change is gain x;
-    within, where it may be chance, it is a fraction ``|x|/s`` of that. A path of length zero
-    changes nothing.
+    The terms in s are the mean of -log(||path||^2 / mean) under the random walk, so that x is about
+    0 there; s is its deviation. Beyond s the change is gain x; within, where it may be chance, it
+    is a fraction ``|x|/s`` of that. A path of length zero changes nothing.
 
     Args:
-      gain: change of log(rate) per unit of x and step, finite and at least 0. While all gradients
-        agree y tends to log((2 - alpha)/alpha), 5.3 at alpha 0.01: the defaults double the rate in
-        16 steps.
-      margin: how much agreement beyond chance leaves a rate where it is, finite and at least 0, in
-        units of y. Networks that can fit each example, trained in small minibatches, agree with
-        themselves at every rate, by about 1; without a margin their rates rise for ever.
+      gain: change of log(rate) per unit of x and step, finite and at least 0. At the default a rate
+        doubles or halves in 35 steps at the fastest.
 
     Returns:
       A law for `scale_by_alera`: a function of four arrays, the squared norm of the path, the
@@ -82,12 +82,11 @@ def ratio(gain: ArrayLike = 0.01, margin: ArrayLike = 1.0) -> Law:
       >>> law = ratio(0.01)
       >>> mean = path_mean(0.1, 50)
       >>> [round(float(law(k * mean, 0.1, 50, 1000)), 3) for k in (0.5, 1.0, 2.0, 5.0)]
-      [-0.007, 0.0, 0.0, 0.006]
+      [-0.007, 0.0, 0.007, 0.016]
 
     Source: none; it takes the place of Eq. 6 of arXiv 1709.01427, for which there is `score`.
     """
     _check_gain(gain)
-    check_number("margin", margin, lambda m: 0 <= m < math.inf, "finite and at least 0")
 
     def law(squared_norm: jax.Array, alpha: jax.Array, step: jax.Array, d: jax.Array) -> jax.Array:
         known = (jnp.asarray(d) > 0) & (jnp.asarray(squared_norm) > 0)
@@ -95,9 +94,8 @@ def ratio(gain: ArrayLike = 0.01, margin: ArrayLike = 1.0) -> Law:
         s = path_std(alpha, jnp.maximum(d, 1), step) / mean
         # The mean of the logarithm of a Gamma variable of mean 1 and deviation s is
         # digamma(1/s^2) - log(1/s^2) = -s^2/2 - s^4/12 + ..., within 5 % at d = 1.
-        y = jnp.log(jnp.where(known, squared_norm, mean) / mean) + s**2 / 2 + s**4 / 12
-        y = jnp.clip(y, _LEAST, _LARGEST)
-        x = jnp.minimum(y, 0) + jnp.maximum(y - margin, 0)
+        x = jnp.log(jnp.where(known, squared_norm, mean) / mean) + s**2 / 2 + s**4 / 12
+        x = jnp.clip(x, -_FURTHEST, _FURTHEST)
         size = jnp.abs(x)
         change = gain * x * size / jnp.where(size > 0, size + s, 1)
         return jnp.where(known, change, 0).astype(jnp.result_type(squared_norm))
@@ -150,7 +148,7 @@ def score(gain: ArrayLike, std: Std = "exact") -> Law:
         change = gain * excess / jnp.where(defined, deviation, 1)
         return jnp.where(defined, change, 0).astype(jnp.result_type(squared_norm))
 
-    return EveryStep(law)
+    return Published(law)
 
 
 def check_law(law: Any) -> None:
@@ -162,23 +160,68 @@ def check_law(law: Any) -> None:
         )
 
 
+def entered(
+    law: Law,
+    norm: jax.Array,
+    lengths: jax.Array,
+    alpha: jax.Array,
+    step: jax.Array,
+    eps: ArrayLike,
+) -> tuple[jax.Array, jax.Array]:
+    """How the gradient of a group enters its path: in proportion to its norm, up to the usual one.
+
+    With the paper's length of one for every gradient the many small ones of a network that has
+    learned its examples, which all ask for larger weights, outvote the few that it has not, in
+    small minibatches: they agree at every rate.
+
+    Args:
+      law: `Published` ones have every gradient enter with the length one.
+      norm: of the gradient.
+      lengths: of the group, of the shape (2,), as in `ScaleByAleraState`.
+      alpha: memory rate of the path.
+      step: number of this step, from 1, where everything starts anew.
+      eps: the largest norm that is no gradient.
+
+    Returns:
+      What the gradient is multiplied by, and the next lengths. The second of them is the sum of the
+      squared weights of all steps so far, the mean of ``||path||^2`` under chance: Eq. 4, where all
+      steps have the same length.
+    """
+    usual, chance = jnp.where(step == 1, 0, lengths)
+    # An outlier is no measure of the others: it would make them small for long.
+    square = jnp.where(usual > 0, jnp.minimum(jnp.square(norm), _RISE * usual), jnp.square(norm))
+    usual += jnp.maximum(_NORM_RATE, 1 / step.astype(norm.dtype)) * (square - usual)
+    length = norm if isinstance(law, Published) else jnp.maximum(norm, jnp.sqrt(usual))
+    weight = jnp.where(norm > eps, alpha / jnp.where(norm > eps, length, 1), 0)
+    chance = (1 - alpha) ** 2 * chance + jnp.square(weight * norm)
+    return weight, jnp.stack([usual, chance])
+
+
 def changed(
     law: Law,
     log_rate: jax.Array,
     squared_norm: jax.Array,
+    chance: jax.Array,
     alpha: jax.Array,
     step: jax.Array,
     d: jax.Array,
     has_gradient: jax.Array,
 ) -> jax.Array:
-    """The logarithm of a rate after a step under a law, kept finite."""
+    """The logarithm of a rate after a step under a law, kept finite.
+
+    But under `Published` laws the squared norm is first put in the unit in which chance gives it
+    the mean of Eq. 4.
+    """
+    if not isinstance(law, Published):
+        unit = path_mean(alpha, step) / jnp.where(chance > 0, chance, 1)
+        squared_norm = jnp.where(chance > 0, squared_norm * unit, 0)
     change = law(squared_norm, alpha, step, d)
     if jnp.shape(change) != jnp.shape(squared_norm):
         raise ValueError(
             f"law must return the change of log(rate) in the shape of the squared norm, "
             f"{jnp.shape(squared_norm)}, got {jnp.shape(change)}."
         )
-    if not isinstance(law, EveryStep):
+    if not isinstance(law, Published):
         change = jnp.where(has_gradient, change, 0)
     return bounded(log_rate + jnp.asarray(change, log_rate.dtype))
 

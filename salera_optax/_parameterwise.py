@@ -22,7 +22,7 @@ from salera_optax._arrays import (
     zeros_like,
 )
 from salera_optax._devices import AxisName
-from salera_optax._laws import Law, changed, score
+from salera_optax._laws import Law, changed, entered, score
 from salera_optax._validation import check_params, check_same_tree, check_state
 
 
@@ -33,12 +33,14 @@ class ScaleByParameterwiseAleraState(NamedTuple):
       step: int32 scalar, the steps taken, alarms excluded.
       path: exponential average of the normalized gradient, like the parameters, float32 or wider.
       log_rate: logarithm of the rate multiplier of every coordinate, like the parameters, real.
+      lengths: two numbers, as in `ScaleByAleraState`, of the whole tree.
       base_state: state of the base transformation.
     """
 
     step: jax.Array
     path: Any
     log_rate: Any
+    lengths: jax.Array
     base_state: Any
 
 
@@ -101,6 +103,7 @@ def scale_by_parameterwise_alera(
             step=jnp.zeros((), jnp.int32),
             path=jax.tree.map(lambda p: zeros_like(p, jnp.result_type(p, jnp.float32)), params),
             log_rate=jax.tree.map(lambda p: zeros_like(p, statistics_dtype(p)), params),
+            lengths=jnp.zeros(2, statistics_dtype(params)),
             base_state=inner.init(params),
         )
 
@@ -116,7 +119,7 @@ def scale_by_parameterwise_alera(
         total = sum(real_size(leaf, axis_name) for leaf in jax.tree.leaves(state.path))
 
         norm = jnp.sqrt(sum(squared_norms(updates, axis_name, state.path), jnp.zeros((), dtype)))
-        weight = jnp.where(norm > eps, memory / jnp.where(norm > eps, norm, 1), 0)
+        weight, lengths = entered(rate_law, norm, state.lengths, memory, step, eps)
         path = jax.tree.map(
             lambda p, g: scaled(p, 1 - memory, p) + scaled(g, weight, p), state.path, updates
         )
@@ -124,11 +127,10 @@ def scale_by_parameterwise_alera(
         def adapted(log_rate: jax.Array, p: jax.Array) -> jax.Array:
             # Each coordinate as a path of its own, as long as the share that it has of the whole. A
             # complex one covers two of the `total` real dimensions.
-            d = 2 if jnp.iscomplexobj(p) else 1
-            squared = squared_modulus(p).astype(dtype) * (total / d)
-            return changed(
-                rate_law, log_rate, squared, memory, step, jnp.array(d, dtype), norm > eps
-            )
+            parts = 2 if jnp.iscomplexobj(p) else 1
+            squared = squared_modulus(p).astype(dtype) * (total / parts)
+            moved, d = norm > eps, jnp.array(parts, dtype)
+            return changed(rate_law, log_rate, squared, lengths[1], memory, step, d, moved)
 
         log_rate = jax.tree.map(adapted, state.log_rate, path)
         direction = jax.tree.map(
@@ -137,6 +139,6 @@ def scale_by_parameterwise_alera(
             log_rate,
             direction if params is None else params,
         )
-        return direction, ScaleByParameterwiseAleraState(step, path, log_rate, base_state)
+        return direction, ScaleByParameterwiseAleraState(step, path, log_rate, lengths, base_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

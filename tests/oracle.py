@@ -37,7 +37,7 @@ STD = {"exact": exact_std, "authors": authors_std}
 class Score:
     """The paper's law (Eq. 6); it moves the rate in every step, with a gradient or without."""
 
-    every_step = True
+    published = True
 
     def __init__(self, gain, std="exact"):
         self.gain, self.std = gain, STD[std]
@@ -50,23 +50,49 @@ class Ratio:
     """The logarithm of the squared norm over its mean, less its own mean, damped by its deviation.
 
     The logarithm of a Gamma variable of mean 1 and deviation s has about the mean -s^2/2 - s^4/12.
-    A rate rises with what is above the margin only.
     """
 
-    every_step = False
+    published = False
 
-    def __init__(self, gain, margin=1.0):
-        self.gain, self.margin = gain, margin
+    def __init__(self, gain):
+        self.gain = gain
 
     def __call__(self, squared_norm, alpha, t, d):
         if squared_norm == 0:
             return 0.0
         s = exact_std(alpha, d, t) / path_mean(alpha, t)
         x = math.log(squared_norm / path_mean(alpha, t)) + s**2 / 2 + s**4 / 12
-        x = min(max(x, -3.0), 6.0)
-        if x > 0:
-            x = max(x - self.margin, 0.0)
+        x = min(max(x, -2.0), 2.0)
         return self.gain * x * abs(x) / (abs(x) + s) if x else 0.0
+
+
+class Lengths:
+    """How long a step of the path is, and the squared norm that chance gives it.
+
+    A gradient enters in proportion to its norm, up to the usual one; in the paper's path with 1.
+    """
+
+    def __init__(self, alpha, law, eps):
+        self.alpha, self.law, self.eps = alpha, law, eps
+        self.t, self.usual, self.chance = 0, 0.0, 0.0
+
+    def weight(self, norm):
+        """What the gradient is multiplied by."""
+        self.t += 1
+        square = min(norm**2, 100 * self.usual) if self.usual > 0 else norm**2
+        self.usual += max(0.03, 1 / self.t) * (square - self.usual)
+        self.chance *= (1 - self.alpha) ** 2
+        if norm <= self.eps:
+            return 0.0
+        length = norm if self.law.published else max(norm, math.sqrt(self.usual))
+        self.chance += (self.alpha * norm / length) ** 2
+        return self.alpha / length
+
+    def in_units_of_chance(self, squared):
+        """A squared norm of the path, in the unit in which chance makes of it the mean of Eq. 4."""
+        if self.law.published:
+            return squared
+        return squared * path_mean(self.alpha, self.t) / self.chance if self.chance > 0 else 0.0
 
 
 def real_size(array):
@@ -166,6 +192,7 @@ class Alera:
         """Path and step back to zero, and the base starts over; the rates stay."""
         self.t = 0
         self.path = dict(self.start)
+        self.lengths = {label: Lengths(self.alpha, self.law, self.eps) for label in self.rate}
         self.base.forget()
 
     def direction(self, grads, params):
@@ -174,12 +201,12 @@ class Alera:
             leaves = [k for k in grads if self.labels[k] == label]
             d = sum(self.sizes[k] for k in leaves)
             norm = math.sqrt(squared_norm(grads[k] for k in leaves))
+            weight = self.lengths[label].weight(norm)
             for k in leaves:
-                self.path[k] = (1 - self.alpha) * self.path[k]
-                if norm > self.eps:
-                    self.path[k] = self.path[k] + self.alpha * grads[k] / norm
-            if norm > self.eps or self.law.every_step:
+                self.path[k] = (1 - self.alpha) * self.path[k] + weight * grads[k]
+            if norm > self.eps or self.law.published:
                 squared = squared_norm(self.path[k] for k in leaves)
+                squared = self.lengths[label].in_units_of_chance(squared)
                 self.rate[label] *= math.exp(self.law(squared, self.alpha, self.t, d))
         base = self.base.direction(grads, params)
         return {k: self.rate[self.labels[k]] * base[k] for k in grads}
@@ -200,20 +227,21 @@ class ParameterwiseAlera:
         """Path and step back to zero, and the base starts over; the rates stay."""
         self.t = 0
         self.path = dict(self.start)
+        self.lengths = Lengths(self.alpha, self.law, self.eps)
         self.base.forget()
 
     def direction(self, grads, params):
         self.t += 1
+        weight = self.lengths.weight(math.sqrt(squared_norm(grads.values())))
         norm = math.sqrt(squared_norm(grads.values()))
         for k, g in grads.items():
-            self.path[k] = (1 - self.alpha) * self.path[k]
-            if norm > self.eps:
-                self.path[k] = self.path[k] + self.alpha * g / norm
-            if norm > self.eps or self.law.every_step:
+            self.path[k] = (1 - self.alpha) * self.path[k] + weight * g
+            if norm > self.eps or self.law.published:
                 # Each coordinate as a path of its own; a complex one has two of the n shares.
                 d = 2 if np.iscomplexobj(g) else 1
                 each = np.abs(self.path[k]) ** 2 * self.n / d
-                changes = [self.law(x, self.alpha, self.t, d) for x in np.ravel(each)]
+                units = [self.lengths.in_units_of_chance(x) for x in np.ravel(each)]
+                changes = [self.law(x, self.alpha, self.t, d) for x in units]
                 self.rate[k] = self.rate[k] * np.exp(np.reshape(changes, np.shape(each)))
         base = self.base.direction(grads, params)
         return {k: self.rate[k] * base[k] for k in grads}

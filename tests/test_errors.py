@@ -73,7 +73,6 @@ POSITIVE = r"finite and greater than 0"
 RANGES: dict[str, tuple[str, list[float], list[float]]] = {
     "alpha": (HALF_OPEN, [0.0, -0.1, 1.5, NAN, INF], [1.0, 1, 1e-9]),
     "gain": (NOT_NEGATIVE, [-1e-6, NAN, INF, -INF], [0.0, 0]),
-    "margin": (NOT_NEGATIVE, [-1e-6, NAN, INF], [0.0, 0]),
     "eps": (NOT_NEGATIVE, [-1e-6, NAN, INF], [0.0, 0]),
     "smoothing": (HALF_OPEN, [0.0, -0.1, 1.5, NAN, INF], [1.0, 1, 1e-9]),
     "threshold": (POSITIVE, [0.0, -0.1, NAN, INF], [1e-9, 1]),
@@ -84,14 +83,6 @@ NUMBERS = [
     for factories, names in (
         (ALERA_FACTORIES, ("alpha", "eps")),
         (LAWS, ("gain",)),
-        (
-            {
-                "ratio": lambda margin: salera_optax.scale_by_alera(
-                    law=salera_optax.ratio(0.01, margin)
-                )
-            },
-            ("margin",),
-        ),
         (GUARD_FACTORIES, ("factor",)),
         (DETECTOR_FACTORIES, ("smoothing", "threshold")),
     )
