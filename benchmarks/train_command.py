@@ -86,7 +86,7 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
     "names",
     type=click.Choice(list(optimizers.OPTIMIZERS)),
     multiple=True,
-    default=["salera"],
+    default=["salera_adamw"],
     help="Several, each with this option, are run one after the other and drawn together.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=20)

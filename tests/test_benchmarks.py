@@ -64,7 +64,8 @@ SHORT = ("--epochs", 3, "--minibatch-ratio", 0.05)
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """SALERA on digits for three epochs of twenty steps: the folder and what was printed."""
     out = tmp_path_factory.mktemp("run")
-    result = run(*SHORT, "--learning-rate", 0.2, "--groups", "module", "--seed", 1, "--out", out)
+    arguments = ("--optimizer", "salera", "--learning-rate", 0.2, "--groups", "module", "--seed", 1)
+    result = run(*SHORT, *arguments, "--out", out)
     assert result.exit_code == 0, result.output
     return out, result
 
@@ -197,7 +198,7 @@ def test_an_interrupted_run_says_where_its_log_is(tmp_path: Path, monkeypatch: p
     result = run(*SHORT, "--model", "m0", "--out", tmp_path)
 
     assert result.exit_code == 1
-    assert f"salera interrupted. Its log so far: {tmp_path / 'log.jsonl'}" in result.output
+    assert f"salera_adamw interrupted. Its log so far: {tmp_path / 'log.jsonl'}" in result.output
     assert [line["step"] for line in read_log(tmp_path).steps] == list(range(1, 11))
     assert set(events(tmp_path)) == set(range(11))
 
