@@ -153,7 +153,13 @@ def test_a_run_replaces_the_event_file_of_the_run_before_it_but_nobody_elses(tmp
     assert set(events(tmp_path)) == set(range(61))
 
 
-@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "salera_adamw"))
+        for name in optimizers.OPTIMIZERS
+    ],
+)
 def test_every_optimizer_learns_at_its_default_learning_rate(name: str):
     model = models.MODELS["m0"]("digits")
     (values,) = optimizers.hyperparameters([name], {})

@@ -742,11 +742,13 @@ def minimize(case: Case, tx: Any, target: Target, steps: int) -> None:
     assert_close(params, target.minimum, rtol=3e-2, atol=3e-2)
 
 
+@pytest.mark.slow
 @every_case
 def test_parabolas_are_minimized(case: Case) -> None:
     minimize(case, case.build(), parabolas(), steps=2000)
 
 
+@pytest.mark.slow
 @every([case for case in CASES if case.valley is not None])
 def test_rosenbrock_valleys_are_minimized(case: Case) -> None:
     minimize(case, case.build(**(case.valley or {})), valleys(), steps=20_000)
@@ -949,6 +951,7 @@ def test_multi_steps_keeps_every_dtype(case: Case) -> None:
     assert_same_avals(new_state, state)
 
 
+@pytest.mark.slow
 @every_case
 def test_vmap_over_members_equals_one_by_one(case: Case) -> None:
     tx = case.build()

@@ -40,6 +40,7 @@ def observed(losses, norms=None, detector=ROBUST):
 
 
 # Noise of every kind, of 2 and of 10 % of the level, on every curve of the benchmark.
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["Gaussian", "Student t(3)", "lognormal(1)", "AR(0.9)"])
 @pytest.mark.parametrize("relative", [0.02, 0.1])
 def test_a_healthy_loss_raises_no_alarm_in_20_000_steps(noise, relative):

@@ -78,7 +78,13 @@ def test_runs_side_by_side_are_those_that_run_alone():
         np.testing.assert_allclose(alone.value[0], together.value[index], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "salera_adamw"))
+        for name in CONTENDERS
+    ],
+)
 def test_every_optimizer_moves_and_its_default_is_among_its_rates(name):
     contender = CONTENDERS[name]
     assert contender.rate in contender.rates
