@@ -28,10 +28,10 @@ OPTIMIZERS = {
         salera_optax.ag_adam(1e-3, law=PAPER), on_alarm=salera_optax.forget_path
     ),
 }
-# The last three are variations.
+# Compiled and trained each on its own: two in the quick suite, all in the slow one.
 EACH_OPTIMIZER = [
-    pytest.param(name, marks=[pytest.mark.slow] if index > 3 else [])
-    for index, name in enumerate(OPTIMIZERS)
+    pytest.param(name, marks=[] if name in {"adam", "salera"} else [pytest.mark.slow])
+    for name in OPTIMIZERS
 ]
 BARE = {
     "sgd": lambda: optax.sgd(0.1),
