@@ -163,21 +163,21 @@ def scale_by_alera(
 
         def adapted(name: str) -> jax.Array:
             d = jnp.array(sizes[name], dtype)
-            squared, chance = squares[name].astype(dtype), entries[name][1][1]
+            squared, chance = path_squares[name].astype(dtype), lengths[name][1]
             moved = norms[name] > eps
             return changed(rate_law, state.log_rate[name], squared, chance, memory, step, d, moved)
 
         squares = per_group(squared_norms(updates, axis_name, state.path))
         norms = {name: jnp.sqrt(value.astype(dtype)) for name, value in squares.items()}
-        entries = {
-            name: entered(rate_law, norm, state.lengths[name], memory, step, eps)
-            for name, norm in norms.items()
-        }
+        weights, lengths = {}, {}
+        for name, norm in norms.items():
+            known = state.lengths[name]
+            weights[name], lengths[name] = entered(rate_law, norm, known, memory, step, eps)
         path = [
-            scaled(p, 1 - memory, p) + scaled(g, entries[group_of[i]][0], p)
+            scaled(p, 1 - memory, p) + scaled(g, weights[group_of[i]], p)
             for i, (p, g) in enumerate(zip(leaves, jax.tree.leaves(updates), strict=True))
         ]
-        squares = per_group(squared_norms(path, axis_name, leaves))
+        path_squares = per_group(squared_norms(path, axis_name, leaves))
         sizes = per_group([real_size(leaf, axis_name) for leaf in leaves])
         log_rate = {name: adapted(name) for name in members}
         moves, like = (
@@ -192,7 +192,7 @@ def scale_by_alera(
             step=step,
             path=jax.tree.unflatten(treedef, path),
             log_rate=log_rate,
-            lengths={name: lengths for name, (_, lengths) in entries.items()},
+            lengths=lengths,
             base_state=base_state,
         )
 

@@ -68,21 +68,22 @@ def _momentum(momentum: ArrayLike | None, nesterov: bool) -> optax.GradientTrans
     return optax.trace(momentum, nesterov)
 
 
-def _decay(weight_decay: optax.ScalarOrSchedule, mask: Any) -> optax.GradientTransformation:
+def _decay(
+    weight_decay: optax.ScalarOrSchedule, mask: Any, *, everywhere: bool
+) -> optax.GradientTransformation:
+    """Adds the decay, and if not `everywhere`, only where there is something to add it to.
+
+    At the minimum of loss and decay together the gradient and the decay cancel. A path that saw the
+    gradient alone would see it agree with itself there, and the rate would rise for ever: it has to
+    see both. But where there is no gradient nothing would oppose the decay.
+    """
     if not callable(weight_decay):
         check_number("weight_decay", weight_decay, *_FROM_ZERO)
     if isinstance(weight_decay, int | float) and weight_decay == 0:
         return optax.identity()
-    return optax.add_decayed_weights(weight_decay, mask)
-
-
-def _penalty(weight_decay: optax.ScalarOrSchedule, mask: Any) -> optax.GradientTransformation:
-    """Adds the decay to the gradient, but not where there is none: nothing would oppose it there.
-
-    At the minimum of loss and decay together the two cancel. A path that saw the gradient alone
-    would see it agree with itself there, and the rate would rise for ever.
-    """
-    decay = _decay(weight_decay, mask)
+    decay = optax.add_decayed_weights(weight_decay, mask)
+    if everywhere:
+        return decay
 
     def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         decayed, state = decay.update(updates, state, params)
@@ -225,7 +226,9 @@ def alera(
     """
     base = _momentum(momentum, nesterov)
     rates = scale_by_alera(alpha, law, groups=groups, base=base, eps=eps, axis_name=axis_name)
-    return optax.chain(_penalty(weight_decay, mask), rates, _scale_by_learning_rate(learning_rate))
+    return optax.chain(
+        _decay(weight_decay, mask, everywhere=False), rates, _scale_by_learning_rate(learning_rate)
+    )
 
 
 def salera(
@@ -391,7 +394,11 @@ def spalera(
     base = _momentum(momentum, nesterov)
     rates = scale_by_parameterwise_alera(alpha, law, base=base, eps=eps, axis_name=axis_name)
     return _guarded(
-        optax.chain(_penalty(weight_decay, mask), rates, _scale_by_learning_rate(learning_rate)),
+        optax.chain(
+            _decay(weight_decay, mask, everywhere=False),
+            rates,
+            _scale_by_learning_rate(learning_rate),
+        ),
         reset_path,
         factor=factor,
         rollback=rollback,
@@ -460,7 +467,7 @@ def ag_adam(
     for name, decay in (("b1", b1), ("b2", b2)):  # 1 is what bfloat16 makes of 0.999
         check_number(name, decay, lambda b: 0 <= b <= 1, "in [0, 1]")
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    base = optax.chain(adam, _decay(weight_decay, mask))
+    base = optax.chain(adam, _decay(weight_decay, mask, everywhere=True))
     rates = scale_by_alera(alpha, law, groups=groups, base=base, axis_name=axis_name)
     return optax.chain(rates, _scale_by_learning_rate(learning_rate))
 
