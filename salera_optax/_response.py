@@ -11,6 +11,10 @@ the guard looks at another minibatch, at the same parameters.
     alarm without a step   the loss is high, or not finite, at parameters that were good: the data
                            have changed. What the last alarm has shrunk is given back.
     anything else          step. From a quiet loss the parameters before it are the snapshot.
+    steps without an alarm what alarms have shrunk since the data were last to blame, for PATIENCE
+                           calls or more, grows back: those data alone were too much for the steps.
+                           One `factor` in GROWTH_INTERVAL steps, and in twice as many after every
+                           alarm that follows such a growth.
 """
 
 from typing import NamedTuple
@@ -24,6 +28,8 @@ from salera_optax._detectors import Verdict
 
 PATIENCE = 9  # calls held in a row that are an alarm
 PATIENCE_ON_TRIAL = 40  # the same at the snapshot: so many bad minibatches are waited for
+GROWTH_INTERVAL = 25  # steps without an alarm until the steps grow back by one factor
+DOUBLINGS = 6  # of that interval, at most
 LEAST_SCALE = 2.0**-50  # where the authors' code gives up (1e-15); here the scale stays there
 
 
@@ -36,6 +42,10 @@ class ResponseState(NamedTuple):
       ahead: bool, whether a step has been taken since the snapshot.
       on_trial: bool, whether the snapshot was put back and no loss there has been quiet yet.
       doubted: bool, whether a minibatch was in doubt there since.
+      due: what the scale is to grow back to, that of the last time when the data were to blame; 0
+        where there is nothing to grow back.
+      calm: int32, steps since the last alarm.
+      failed: int32, how often an alarm came after the scale had grown.
     """
 
     scale: jax.Array
@@ -43,6 +53,9 @@ class ResponseState(NamedTuple):
     ahead: jax.Array
     on_trial: jax.Array
     doubted: jax.Array
+    due: jax.Array
+    calm: jax.Array
+    failed: jax.Array
 
 
 class Action(NamedTuple):
@@ -53,12 +66,14 @@ class Action(NamedTuple):
       hold: whether it takes no step; so it is at an alarm.
       go_back: whether the snapshot is put back.
       renew: whether the parameters given are the new snapshot.
+      forget: whether the steps were to blame for the last alarm, and what led to them is to go.
     """
 
     alarm: jax.Array
     hold: jax.Array
     go_back: jax.Array
     renew: jax.Array
+    forget: jax.Array
 
 
 def initial(dtype: jax.typing.DTypeLike) -> ResponseState:
@@ -69,6 +84,9 @@ def initial(dtype: jax.typing.DTypeLike) -> ResponseState:
         ahead=jnp.zeros((), bool),
         on_trial=jnp.zeros((), bool),
         doubted=jnp.zeros((), bool),
+        due=jnp.zeros((), dtype),
+        calm=jnp.zeros((), jnp.int32),
+        failed=jnp.zeros((), jnp.int32),
     )
 
 
@@ -94,17 +112,28 @@ def respond(
     forgiven = state.on_trial & (alarm | (verdict.quiet & state.doubted))
     shrunk = jnp.maximum(state.scale * factor, LEAST_SCALE)
     given_back = jnp.minimum(state.scale / factor, 1)
+    calm = jnp.where(alarm, 0, state.calm + ~hold)
+    interval = GROWTH_INTERVAL * 2**state.failed
+    grows = ~hold & (state.due > 0) & (calm % interval == 0)
+    too_early = guilty & (state.due > 0) & (state.calm >= interval)
+    grown = jnp.minimum(given_back, state.due)
+    lasted = forgiven & (state.held >= PATIENCE)
+    due = jnp.where(lasted, jnp.maximum(state.due, given_back), state.due)
     action = Action(
         alarm=alarm,
         hold=hold,
         go_back=guilty if rollback else jnp.zeros_like(guilty),
         # Before the first step there is no snapshot yet, and parameters may have been loaded.
         renew=~hold & (verdict.quiet | ~state.ahead),
+        forget=(state.on_trial & ~hold & ~forgiven) if rollback else guilty,
     )
     return action, ResponseState(
-        scale=jnp.where(guilty, shrunk, jnp.where(forgiven, given_back, state.scale)),
+        scale=jnp.select([guilty, forgiven, grows], [shrunk, given_back, grown], state.scale),
         held=jnp.where(alarm, 0, held),
         ahead=~hold | (state.ahead & ~alarm),
         on_trial=action.go_back | (state.on_trial & hold & ~alarm),
         doubted=state.on_trial & ~alarm & (state.doubted | verdict.doubt),
+        due=jnp.where(grows & (grown == state.due), 0, due),
+        calm=calm,
+        failed=jnp.minimum(state.failed + too_early, DOUBLINGS),
     )

@@ -298,7 +298,7 @@ class PageHinkley:
             factor,
         )
         self.rollback, self.start_over = rollback, start_over
-        self.scale, self.alarms, self.alarm = 1.0, 0, False
+        self.scale, self.alarms, self.alarm, self.on_trial = 1.0, 0, False, False
         self.reference = self.before = None
         self.restart()
 
@@ -324,9 +324,14 @@ class PageHinkley:
             self.alarms += 1
             self.scale *= self.factor
             self.restart()
-            if self.start_over:
+            if self.rollback:
+                self.on_trial = True
+            elif self.start_over:
                 self.inner.part.forget()
             return self.before if self.rollback and self.before is not None else params
+        if self.on_trial and self.start_over:  # the loss is normal again: the step was to blame
+            self.inner.part.forget()
+        self.on_trial = False
         self.n += 1
         self.before = params
         update = self.inner.update(params, grads)

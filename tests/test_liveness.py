@@ -1,6 +1,8 @@
 """What the data do costs a guarded run nothing for good: beside its twin without the guard.
 
 Each run is compared with the same optimizer under `optax.apply_if_finite`, on the same minibatches.
+ALERA without a guard explodes here: SALERA is also compared with SGD's twin, and its steps, which
+it sets itself, with those of its own run without trouble.
 """
 
 import functools
@@ -64,6 +66,7 @@ def wave(step, period):
 
 
 TROUBLES = {
+    "none": lambda *_: Trouble(),
     "NaN at 2 %": at_random(0.02, loss=NAN),
     "NaN at 10 %": at_random(0.1, loss=NAN),
     "NaN at 30 %": at_random(0.3, loss=NAN),
@@ -140,7 +143,10 @@ def now(index, step, draw):
 
 @functools.cache
 def outcomes(name, guarded):
-    """Loss on all images at the end, and what is left of the steps, for every trouble."""
+    """Loss on all images at the end, and what is left of the steps, for every trouble.
+
+    The steps of SALERA are its rates, of which this is the geometric mean, times the scale.
+    """
     images, labels = load_digits(return_X_y=True)
     images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
 
@@ -176,32 +182,23 @@ def outcomes(name, guarded):
         (params, state), _ = jax.lax.scan(one_step, (params, tx.init(params)), steps)
         shift = now(index, STEPS, 1.0).labels
         loss = mean_loss(params, images, (labels + shift) % 10, jnp.ones(len(images)))
-        return loss, salera_optax.metrics(state).get("scale", jnp.ones(()))
+        rates = jax.tree.leaves(optax.tree.get(state, "log_rate", 0.0))
+        scale = optax.tree.get(state, "scale", 1.0)
+        return loss, scale * jnp.exp(jnp.mean(jnp.stack(rates)))
 
     together = jax.jit(jax.vmap(run), compiler_options={"xla_backend_optimization_level": 1})
     return jax.device_get(together(jnp.arange(len(TROUBLES))))
 
 
-# What is not reached yet. Steps that alarms have shortened, for bad minibatches that lasted, do not
-# grow back; Adam starts over, and so learns the new labels more slowly; the rates of salera may
-# have risen too far for what comes.
-KNOWN = {
-    "sgd": {"200 gradients x 1e6", "200 x corrupt images"},
-    "adam": {"200 x corrupt images", "labels permuted"},
-    "salera": {
-        "200 gradients x 1e6",
-        "200 x corrupt images",
-        "200 x random labels",
-        "loss x 5",
-        "warm restarts",
-    },
-}
+# What is not reached yet: in small minibatches the rates of plain SALERA come down too early, and
+# behind a change of the loss they are lower than need be.
+KNOWN = {"salera": {"minibatches of 4", "loss x 5"}}
 CASES = [
     pytest.param(
         name,
         trouble,
         id=f"{name}-{trouble}",
-        marks=[pytest.mark.xfail(strict=name != "salera")] * (trouble in KNOWN[name]),
+        marks=[pytest.mark.xfail] * (trouble in KNOWN.get(name, ())),
     )
     for name in OPTIMIZERS
     for trouble in TROUBLES
@@ -212,9 +209,10 @@ CASES = [
 @pytest.mark.parametrize(("name", "trouble"), CASES)
 def test_a_guarded_run_ends_where_its_twin_does_and_keeps_its_steps(name, trouble):
     index = list(TROUBLES).index(trouble)
-    (guarded, scale), (twin, _) = (
-        [float(column[index]) for column in outcomes(name, guard)] for guard in (True, False)
-    )
-    assert guarded <= 2 * twin + 0.01
+    losses, steps = outcomes(name, True)
+    twins = [
+        outcomes(twin, False)[0][index] for twin in {name, "sgd" if name == "salera" else name}
+    ]
+    assert losses[index] <= 2 * min(twins) + 0.01
     if trouble != "NaN at 30 %":
-        assert scale >= 0.5
+        assert steps[index] >= steps[0] / 2

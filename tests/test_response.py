@@ -1,9 +1,12 @@
 """What the guard does about verdicts, on scalars, without parameters."""
 
+import jax
 import jax.numpy as jnp
 
 from salera_optax import Verdict
 from salera_optax._response import (
+    DOUBLINGS,
+    GROWTH_INTERVAL,
     LEAST_SCALE,
     PATIENCE,
     PATIENCE_ON_TRIAL,
@@ -17,6 +20,9 @@ KINDS = {
     "doubt": Verdict(jnp.bool_(False), jnp.bool_(True), jnp.bool_(False)),
     "alarm": Verdict(jnp.bool_(False), jnp.bool_(False), jnp.bool_(True)),
 }
+
+
+respond = jax.jit(respond, static_argnums=3)
 
 
 def answers(kinds, factor=0.5, rollback=True):
@@ -50,6 +56,7 @@ def test_the_snapshot_stays_while_the_loss_rises():
 
 
 def test_an_alarm_after_a_step_goes_back_and_shrinks_for_good():
+    assert answers(["quiet", "alarm", *["quiet"] * 5000])[1] == 0.5
     done, scale = answers(["quiet", "alarm", "quiet", "quiet"])
     assert done == ["renew", "back", "renew", "renew"]
     assert scale == 0.5
@@ -115,3 +122,53 @@ def test_the_scale_never_reaches_zero():
 
 def test_a_factor_of_one_only_goes_back():
     assert answers(["quiet", "alarm", "quiet"], factor=1.0)[1] == 1.0
+
+
+# The data are bad for so long that they are to blame, and then two alarms after steps.
+BLAMED = ["quiet", "alarm", *["doubt"] * PATIENCE, "quiet", "alarm", "quiet", "alarm"]
+
+
+def test_what_shrinks_after_the_data_were_to_blame_grows_back_and_no_further():
+    assert answers(BLAMED)[1] == 0.25
+    assert answers([*BLAMED, *["quiet"] * (GROWTH_INTERVAL - 1)])[1] == 0.25
+    assert answers([*BLAMED, *["quiet"] * GROWTH_INTERVAL])[1] == 0.5
+    assert answers([*BLAMED, *["quiet"] * 2 * GROWTH_INTERVAL])[1] == 1.0
+    # An alarm before that was the fault of the steps.
+    before = ["quiet", "alarm"]
+    assert answers([*before, *BLAMED, *["quiet"] * 500])[1] == 0.5
+    # Back at where they were, the steps are to blame for what comes then.
+    assert answers([*BLAMED, *["quiet"] * 500, "alarm", *["quiet"] * 500])[1] == 0.5
+
+
+def test_a_held_call_neither_hastens_nor_ends_the_growth():
+    calm = ["quiet", "doubt"] * GROWTH_INTERVAL
+    assert answers([*BLAMED, *calm[:-2]])[1] == 0.25
+    assert answers([*BLAMED, *calm])[1] == 0.5
+
+
+def test_a_few_bad_minibatches_behind_an_alarm_let_nothing_grow():
+    few = ["quiet", "alarm", *["doubt"] * (PATIENCE - 1), "quiet", "alarm"]
+    assert answers([*few, *["quiet"] * 500])[1] == 0.5
+
+
+def test_growth_that_ends_in_an_alarm_waits_twice_as_long_and_never_for_ever():
+    done = list(BLAMED)
+    for failure in range(DOUBLINGS + 3):
+        wait = GROWTH_INTERVAL * 2 ** min(failure, DOUBLINGS)
+        assert answers([*done, *["quiet"] * (wait - 1)])[1] == 0.25
+        done += [*["quiet"] * wait, "alarm"]
+        assert answers(done)[1] == 0.25
+
+
+def test_the_memory_starts_over_when_the_steps_are_found_to_blame():
+    def forgets(kinds, rollback=True):
+        state, found = initial(jnp.float32), []
+        for kind in kinds:
+            action, state = respond(state, KINDS[kind], 0.5, rollback)
+            found.append(bool(action.forget))
+        return found
+
+    assert forgets(["quiet", "alarm", "rising", "quiet", "quiet"]) == [False] * 3 + [True, False]
+    assert not any(forgets(["quiet", "alarm", "doubt", "quiet", "quiet"])), "the data were"
+    assert not any(forgets(["quiet", "alarm", "alarm", "quiet"])), "they have changed"
+    assert forgets(["quiet", "alarm", "quiet"], rollback=False) == [False, True, False]
