@@ -1,7 +1,7 @@
 """Learning rates that tune themselves, and training runs that are never lost: SALERA for Optax."""
 
 from salera_optax._alera import ScaleByAleraState, scale_by_alera
-from salera_optax._aliases import ag_adam, alera, forget_path, salera, salera_adamw, spalera
+from salera_optax._aliases import ag_adam, alera, salera, salera_adamw, spalera
 from salera_optax._calibrate import Calibration, calibrate
 from salera_optax._detectors import Detector, Verdict, published, robust
 from salera_optax._groups import by_module
@@ -32,7 +32,6 @@ __all__ = [
     "by_module",
     "calibrate",
     "events",
-    "forget_path",
     "metrics",
     "page_hinkley",
     "path_mean",

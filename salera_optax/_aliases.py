@@ -1,7 +1,6 @@
 """The ready-made optimizers, each a chain of parts."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,14 +8,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from salera_optax._alera import ScaleByAleraState, scale_by_alera
+from salera_optax._alera import scale_by_alera
 from salera_optax._arrays import incremented, scaled, statistics_dtype
 from salera_optax._detectors import Detector
 from salera_optax._devices import AxisName
 from salera_optax._groups import Groups
 from salera_optax._laws import Law
 from salera_optax._page_hinkley import page_hinkley
-from salera_optax._parameterwise import ScaleByParameterwiseAleraState, scale_by_parameterwise_alera
+from salera_optax._parameterwise import scale_by_parameterwise_alera
 from salera_optax._validation import check_number
 
 _FROM_ZERO = (lambda x: 0 <= x < math.inf), "finite and at least 0"
@@ -92,50 +91,6 @@ def _decay(
     return optax.GradientTransformation(decay.init, update_fn)
 
 
-def forget_path(inner_state: Any) -> Any:
-    """Puts path and step of every ALERA state in `inner_state` back to zero, and keeps the rates.
-
-    For `page_hinkley(..., on_alarm=forget_path)`: a remembered path inflates
-    the rate again at once after a rollback. What the base of an ALERA state remembers of the
-    gradients, Optax's momentum or Adam's moments, starts over too: it would push again.
-
-    Args:
-      inner_state: the state of any optimizer, nested as it may be.
-
-    Returns:
-      The state with those parts replaced, of the same structure, shapes and dtypes.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> tx = scale_by_alera()
-      >>> state = tx.init(jnp.ones(2))._replace(path=jnp.ones(2), step=jnp.int32(7))
-      >>> int(forget_path(state).step), float(forget_path((state,))[0].path.sum())
-      (0, 0.0)
-    """
-
-    def forget(part: ScaleByAleraState | ScaleByParameterwiseAleraState) -> Any:
-        return part._replace(
-            step=jnp.zeros_like(part.step),
-            path=jax.tree.map(jnp.zeros_like, part.path),
-            base_state=_replaced(
-                (optax.TraceState, optax.ScaleByAdamState),
-                lambda memory: jax.tree.map(jnp.zeros_like, memory),
-                part.base_state,
-            ),
-        )
-
-    return _replaced((ScaleByAleraState, ScaleByParameterwiseAleraState), forget, inner_state)
-
-
-def _replaced(kinds: tuple[type, ...], replace: Callable[[Any], Any], state: Any) -> Any:
-    """The state with every part of one of the `kinds` replaced."""
-
-    def is_one(part: Any) -> bool:
-        return isinstance(part, kinds)
-
-    return jax.tree.map(lambda part: replace(part) if is_one(part) else part, state, is_leaf=is_one)
-
-
 def _unchanged(inner_state: Any) -> Any:
     return inner_state
 
@@ -143,8 +98,8 @@ def _unchanged(inner_state: Any) -> Any:
 def _guarded(
     optimizer: optax.GradientTransformation, reset_path: bool, **arguments: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """The guard of the paper: the rates survive an alarm, and the paths are forgotten."""
-    return page_hinkley(optimizer, on_alarm=forget_path if reset_path else _unchanged, **arguments)
+    """The guard of the aliases, at whose alarms the optimizer starts over, or remembers all."""
+    return page_hinkley(optimizer, on_alarm=None if reset_path else _unchanged, **arguments)
 
 
 def alera(
@@ -277,7 +232,7 @@ def salera(
       eps: a group whose gradient norm is at most this keeps its rate; see `alera`.
       factor: what an alarm multiplies every step by, in (0, 1].
       rollback: whether an alarm restores the parameters.
-      reset_path: whether an alarm forgets path, step and momentum; see `forget_path`.
+      reset_path: whether an alarm forgets path, step and momentum; the rates stay.
       detector: what judges loss and gradient norm, None for `robust()`; see `page_hinkley`.
       axis_name: the axes of the devices in `shard_map` or `pmap`; see `page_hinkley`.
 
@@ -521,7 +476,7 @@ def salera_adamw(
       groups: leaves that share a rate; see `alera`.
       factor: as in `salera`.
       rollback: as in `salera`.
-      reset_path: whether an alarm forgets path, step and moments; see `forget_path`.
+      reset_path: whether an alarm forgets path, step and moments; the rates stay.
       detector: as in `salera`.
       axis_name: the axes of the devices in `shard_map` or `pmap`; see `page_hinkley`.
 

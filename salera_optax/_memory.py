@@ -14,8 +14,9 @@ def starts_over(inner: optax.GradientTransformation, state: Any, params: Any) ->
     """The state with every memory of gradients as `init` makes it; all else stays.
 
     A memory is a field of a state that is like the parameters (a momentum, Adam's moments), and the
-    count beside it, for without it Adam would take the new moments for old ones. What stands
-    elsewhere stays: the count of a schedule, rates that were learned or set from the host.
+    count beside it, for without it Adam would take the new moments for old ones. Of ALERA these are
+    the path and its step, with which the lengths of the path begin anew. What stands elsewhere
+    stays: the count of a schedule, rates that were learned or set from the host.
 
     Args:
       inner: the optimizer.

@@ -261,7 +261,7 @@ def test_base_that_is_no_transformation_is_shown(make: Callable[..., Any], wrong
         make(base=wrong)
 
 
-@pytest.mark.parametrize("wrong", [1, "forget_path", optax.EmptyState()], ids=repr)
+@pytest.mark.parametrize("wrong", [1, "reset_path", optax.EmptyState()], ids=repr)
 def test_on_alarm_that_is_not_callable_is_shown(wrong: Any) -> None:
     with pytest.raises(
         TypeError, match=rf"on_alarm must be a function .*got {re.escape(repr(wrong))}"

@@ -24,9 +24,7 @@ OPTIMIZERS = {
         0.05, law=PAPER, momentum=0.9, nesterov=True
     ),
     "spalera": lambda: salera_optax.spalera(0.1),
-    "ag_adam": lambda: salera_optax.page_hinkley(
-        salera_optax.ag_adam(1e-3, law=PAPER), on_alarm=salera_optax.forget_path
-    ),
+    "ag_adam": lambda: salera_optax.page_hinkley(salera_optax.ag_adam(1e-3, law=PAPER)),
 }
 # Compiled and trained each on its own: two in the quick suite, all in the slow one.
 EACH_OPTIMIZER = [
