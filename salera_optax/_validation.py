@@ -57,11 +57,16 @@ def leaf_name(path: tuple[Any, ...], depth: int | None = None) -> str:
 def check_params(caller: str, params: Any) -> None:
     """Raises unless every leaf of `params` is a real or complex floating-point array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.inexact):
+        try:
+            dtype = jnp.result_type(leaf)
+        except TypeError:  # A model of Equinox holds functions and strings too.
+            dtype = None
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"{caller}: every leaf of params must have a floating-point or complex dtype, got "
-                f"{dtype} at '{leaf_name(path)}'. Leave such leaves out with optax.masked."
+                f"{dtype or type(leaf)} at '{leaf_name(path)}'. Pass the parameters only (of an "
+                "Equinox model eqx.filter(model, eqx.is_inexact_array)), or leave such leaves out "
+                "with optax.masked."
             )
 
 

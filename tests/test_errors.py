@@ -284,6 +284,18 @@ def test_leaf_that_is_no_floating_point_array_is_named(
         jax.jit(make().init)(tree)
 
 
+@each(BOTH)
+@pytest.mark.parametrize("leaf", [jax.nn.relu, print, "same"], ids=["custom_jvp", "builtin", "str"])
+def test_leaf_that_is_no_array_is_named_and_the_way_to_the_parameters_too(
+    make: Callable[..., Any], leaf: Any
+) -> None:
+    model = {**params(), "activation": leaf}
+    kind = re.escape(str(type(leaf)))
+    match = rf"float.*{kind} at 'activation'.*Pass the parameters only .*eqx\.filter"
+    with pytest.raises(TypeError, match=match):
+        make().init(model)
+
+
 @each(GUARD_FACTORIES)
 def test_update_of_the_guard_without_parameters_says_that_it_needs_them(
     make: Callable[..., Any],
