@@ -28,7 +28,7 @@ def save_fault_map(medians: pd.DataFrame, path: Path) -> None:
       path: of the picture.
     """
     with mpl.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(10.5, 6.4), layout="constrained")
+        figure = Figure(figsize=(1.5 + len(GUARDS), 6.4), layout="constrained")
         axis = figure.subplots()
         share = medians["survived"] / medians["runs"]
         table = medians.assign(share=share).pivot(index="fault", columns="guard", values="share")

@@ -149,10 +149,15 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
         "fault.",
         _markdown(pd.DataFrame({"what happens": {n: f.text for n, f in FAULTS.items()}})),
         "Skip-step is the rule of OLMo-core and Levanter, mean + 6 deviations of 128 losses and "
-        "gradient norms. The published Page-Hinkley test is the paper's text: smoothing by the "
-        "ratio of the minibatch to the training set, and a rollback; a NaN is held in it here, "
-        "which silences it for good in the paper. `apply_if_finite` gives up after 5 bad steps in "
-        "a row.",
+        "gradient norms; a NaN that it skips passes all the same, for it is multiplied by zero. "
+        "MaxText's skip-step has the same rule and holds a NaN, but skips all else as well for as "
+        "long as the NaN is among the 128. Skip-and-clip is axlearn's: it skips gradients that "
+        "are not finite or have a norm of 100 or more, and clips the others to a norm of 1. ZClip "
+        "clips a norm more than 2.5 deviations above its running mean to near that mean, the "
+        "nearer the more it stands out, and every norm to 1; it skips nothing. The published "
+        "Page-Hinkley test is the paper's text: smoothing by the ratio of the minibatch to the "
+        "training set, and a rollback; a NaN is held in it here, which silences it for good in "
+        "the paper. `apply_if_finite` gives up after 5 bad steps in a row.",
         "## Runs that survive",
         _markdown(survival(runs)),
         "## Steps to recover, median",
@@ -162,8 +167,9 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
         "## Test loss at the end, median",
         _markdown(loss),
         "## Alarms, median",
-        "For apply_if_finite and skip-step the steps that they skip. Before the fault a run is the "
-        "same as its control, so that its alarms there are among the false alarms below.",
+        "For apply_if_finite, the two skip-steps and skip-and-clip the steps that they skip. "
+        "Before the fault a run is the same as its control, so that its alarms there are among the "
+        "false alarms below.",
         _markdown(_wide(medians, "alarms").map("{:g}".format)),
         "## False alarms, all controls together",
         _markdown(false),

@@ -4,84 +4,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 import salera_optax
-from benchmarks.detectors import stands_out
+from benchmarks.rivals import skip_and_clip, skip_step, zclip
 
 REPLICAS = "replicas"
 """The name of the axis of the data-parallel replicas, over which every guard agrees."""
-
-_WINDOW = 128
-
-
-class SkipStepState(NamedTuple):
-    """State of `skip_step`.
-
-    Attributes:
-      alarm: bool scalar, whether the last step was skipped.
-      step: int32 scalar, steps so far, those skipped among them.
-      losses: the last 128 losses.
-      norms: the last 128 norms of the gradient.
-      inner_state: state of the guarded optimizer.
-    """
-
-    alarm: jax.Array
-    step: jax.Array
-    losses: jax.Array
-    norms: jax.Array
-    inner_state: Any
-
-
-def skip_step(
-    inner: optax.GradientTransformation, axis_name: str
-) -> optax.GradientTransformationExtraArgs:
-    """Skips the steps whose loss or gradient norm is 6 deviations above its mean of 128 steps.
-
-    The rule of OLMo-core (github.com/allenai/OLMo-core, `optim/skip_step_optimizer.py`) and of
-    Levanter (github.com/stanford-crfm/levanter, `optim/skipstep.py`), written anew. As there, what
-    is skipped enters the window, a NaN too: then nothing passes for as long as it is in there.
-
-    Args:
-      inner: the optimizer to guard.
-      axis_name: the axis of the replicas, over which the loss is averaged.
-
-    Returns:
-      An optimizer whose `update` needs `value`, the minibatch loss of the replica.
-    """
-    guarded = optax.with_extra_args_support(inner)
-
-    def init_fn(params: Any) -> SkipStepState:
-        empty = jnp.zeros(_WINDOW)
-        return SkipStepState(
-            jnp.zeros((), bool), jnp.zeros((), jnp.int32), empty, empty, inner.init(params)
-        )
-
-    def update_fn(
-        updates: Any,
-        state: Any,
-        params: Any = None,
-        *,
-        value: jax.Array | None = None,
-        **extra_args: Any,
-    ) -> tuple[Any, SkipStepState]:
-        loss, norm = jax.lax.pmean(value, axis_name), optax.tree.norm(updates)
-        step, place = state.step, state.step % _WINDOW
-        skip = stands_out(loss, state.losses, step) | stands_out(norm, state.norms, step)
-        moves, after = guarded.update(updates, state.inner_state, params, **extra_args)
-        # They multiply by 0 or 1, and zero times NaN is NaN.
-        return jax.tree.map(lambda u: jnp.where(skip, 0, 1) * u, moves), SkipStepState(
-            alarm=skip,
-            step=step + 1,
-            losses=state.losses.at[place].set(loss),
-            norms=state.norms.at[place].set(norm),
-            inner_state=jax.tree.map(
-                lambda old, new: jnp.where(skip, old, new), state.inner_state, after
-            ),
-        )
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 class Guard(NamedTuple):
@@ -115,6 +44,14 @@ GUARDS: dict[str, Guard] = {
     "skip-step": Guard(
         lambda rate, _: skip_step(optax.adam(rate), REPLICAS), alarm=lambda state: state.alarm
     ),
+    "skip-step, MaxText": Guard(
+        lambda rate, _: skip_step(optax.adam(rate), REPLICAS, nan_passes=False),
+        alarm=lambda state: state.alarm,
+    ),
+    "skip-and-clip": Guard(
+        lambda rate, _: skip_and_clip(optax.adam(rate)), alarm=lambda state: state.alarm
+    ),
+    "ZClip": Guard(lambda rate, _: optax.chain(zclip(), optax.adam(rate))),
     "Page-Hinkley, published": Guard(
         lambda rate, ratio: salera_optax.page_hinkley(
             optax.adam(rate), salera_optax.published(ratio), axis_name=REPLICAS
