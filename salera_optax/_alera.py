@@ -18,6 +18,7 @@ from salera_optax._arrays import (
     scaled,
     squared_norms,
     statistics_dtype,
+    wide_dtype,
     zeros_like,
 )
 from salera_optax._devices import AxisName
@@ -134,7 +135,7 @@ def scale_by_alera(
         names = members_of(groups, params)
         return ScaleByAleraState(
             step=jnp.zeros((), jnp.int32),
-            path=jax.tree.map(lambda p: zeros_like(p, jnp.result_type(p, jnp.float32)), params),
+            path=jax.tree.map(lambda p: zeros_like(p, wide_dtype(p)), params),
             # Without leaves a single scalar stands in, so that optax.tree.map_params, which calls
             # init with an opaque leafless tree, finds a leaf where the state has its groups.
             log_rate={name: jnp.zeros((), dtype) for name in names} or jnp.zeros((), dtype),

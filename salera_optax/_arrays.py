@@ -11,9 +11,16 @@ from jax.typing import ArrayLike
 from salera_optax._devices import AxisName, shards, summed
 
 
+def wide_dtype(x: Any) -> Any:
+    """The dtype of statistics about `x`: float32 or wider, complex where `x` is."""
+    if jnp.result_type(x).itemsize == 1:  # JAX promotes no floats of 8 bits
+        return np.dtype(np.float32)
+    return jnp.result_type(x, jnp.float32)
+
+
 def statistics_dtype(params: Any) -> Any:
     """The real dtype of scalars about `params`: float32, or float64 where a leaf is that wide."""
-    return np.finfo(jnp.result_type(jnp.float32, *jax.tree.leaves(params))).dtype
+    return np.finfo(jnp.result_type(jnp.float32, *map(wide_dtype, jax.tree.leaves(params)))).dtype
 
 
 def zeros_like(x: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
@@ -54,7 +61,7 @@ def squared_norms(tree: Any, axis_name: AxisName = None, like: Any = None) -> li
 
 def squared_modulus(x: ArrayLike) -> jax.Array:
     """|x|^2, elementwise, real, in float32 or wider."""
-    x = jnp.asarray(x, jnp.result_type(x, jnp.float32))
+    x = jnp.asarray(x, wide_dtype(x))
     return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
 
 
@@ -66,7 +73,7 @@ def real_size(leaf: ArrayLike, axis_name: AxisName) -> int:
 
 def scaled(update: ArrayLike, factor: jax.Array, like: ArrayLike) -> jax.Array:
     """`factor * update`, computed in float32 or wider and returned in the dtype of `like`."""
-    wide = jnp.asarray(update, jnp.result_type(update, jnp.float32))
+    wide = jnp.asarray(update, wide_dtype(update))
     return jnp.asarray(factor * wide, jnp.result_type(like))
 
 

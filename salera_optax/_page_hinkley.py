@@ -23,6 +23,7 @@ from salera_optax._arrays import (
     select,
     squared_norms,
     statistics_dtype,
+    wide_dtype,
 )
 from salera_optax._detectors import Detector, Verdict, robust
 from salera_optax._devices import AxisName, as_names, summed, varying
@@ -194,7 +195,7 @@ def _sample(leaf: jax.Array) -> jax.Array:
     """One number of a leaf, not finite if all of it is not."""
     if any(axis is not None for axis in jax.typeof(leaf).sharding.spec):
         # No element of an array whose type says that it is sharded can be taken out.
-        return jnp.sum(leaf, dtype=jnp.result_type(leaf, jnp.float32))
+        return jnp.sum(leaf, dtype=wide_dtype(leaf))
     return leaf[(0,) * jnp.ndim(leaf)]
 
 

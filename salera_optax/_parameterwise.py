@@ -19,6 +19,7 @@ from salera_optax._arrays import (
     squared_modulus,
     squared_norms,
     statistics_dtype,
+    wide_dtype,
     zeros_like,
 )
 from salera_optax._devices import AxisName
@@ -101,7 +102,7 @@ def scale_by_parameterwise_alera(
 
         return ScaleByParameterwiseAleraState(
             step=jnp.zeros((), jnp.int32),
-            path=jax.tree.map(lambda p: zeros_like(p, jnp.result_type(p, jnp.float32)), params),
+            path=jax.tree.map(lambda p: zeros_like(p, wide_dtype(p)), params),
             log_rate=jax.tree.map(lambda p: zeros_like(p, statistics_dtype(p)), params),
             lengths=jnp.zeros(2, statistics_dtype(params)),
             base_state=inner.init(params),

@@ -553,6 +553,30 @@ def test_updates_have_the_dtype_of_the_parameters_and_statistics_are_wide(
         assert leaf.dtype.itemsize >= (8 if jnp.iscomplexobj(leaf) else 4)
 
 
+@pytest.mark.parametrize(
+    "tx",
+    [
+        salera_optax.salera(0.5, momentum=0.9, weight_decay=0.1),
+        salera_optax.spalera(0.5),
+        salera_optax.salera_adamw(0.5),
+        salera_optax.page_hinkley(optax.adam(0.5)),
+    ],
+    ids=["salera", "spalera", "salera_adamw", "adam"],
+)
+def test_float8_beside_float32_is_trained_and_comes_back_at_an_alarm(tx: Any) -> None:
+    kinds = (jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float32)
+    params = {np.dtype(kind).name: jnp.array([1.0, -2.0], kind) for kind in kinds}
+    start, state = params, tx.init(params)
+    trained, after = salera_optax.step(tx, params, state, params, value=1.0)
+    assert_same_avals((trained, after), (params, state))
+    assert all((trained[name] != leaf).all() for name, leaf in params.items())
+    params, state = trained, after
+    for value in (1e9, 1e9, 1e9):
+        params, state = salera_optax.step(tx, params, state, params, value=value)
+    assert state.alarm
+    assert_equal(params, start)
+
+
 @every_case
 @pytest.mark.parametrize(
     ("own", "incoming"),
