@@ -71,16 +71,16 @@ def stepped(
 
 
 def guards(opt_state: Any) -> list[PageHinkleyState]:
-    """The guards in an optimizer state that restore parameters, however deeply nested."""
+    """The guards in an optimizer state, however deeply nested."""
     parts = jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, PageHinkleyState))
-    return [
-        part for part in parts if isinstance(part, PageHinkleyState) and part.snapshot is not None
-    ]
+    return [part for part in parts if isinstance(part, PageHinkleyState)]
 
 
 def restored(opt_state: Any, params: Any) -> Any:
     """The snapshot where a guard has gone back to it; leaves masked from it stay as they are."""
     for guard in guards(opt_state):
+        if guard.snapshot is None:
+            continue
         params = jax.tree.map(
             lambda saved, current, back=guard.action.go_back: (
                 current if isinstance(saved, optax.MaskedNode) else jnp.where(back, saved, current)

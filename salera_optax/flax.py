@@ -83,11 +83,11 @@ class TrainState(train_state.TrainState, kw_only=True):
     A drop-in for `flax.training.train_state.TrainState` with any Optax optimizer. With a guarded
     one (`salera`, `page_hinkley`) an alarm brings back, bit for bit and even from NaN, the
     parameters and every field that the call to `apply_gradients` was given: the pair that stood
-    together when nothing spoke against it last. A call that is held changes neither. Nor does such
-    a field take a value that is not finite. Fields for other collections are declared as in Flax,
-    in a subclass. What must not come back, such as a random key or a dynamic loss scale, is set
-    with `replace` and not through `apply_gradients`; the usual `where(is_finite, ...)` around a
-    step with a loss scale is not needed.
+    together when nothing spoke against it last. A call that is held changes neither, also without a
+    rollback. Nor does such a field take a value that is not finite. Fields for other collections
+    are declared as in Flax, in a subclass. What must not come back, such as a random key or a
+    dynamic loss scale, is set with `replace` and not through `apply_gradients`; the usual
+    `where(is_finite, ...)` around a step with a loss scale is not needed.
 
     Attributes:
       batch_stats: the batch statistics, or None.
@@ -260,9 +260,10 @@ class Optimizer(nnx.Optimizer[_Model]):
     The same arguments, attributes and methods as `flax.nnx.Optimizer`, with any Optax optimizer.
     With a guarded one (`salera`, `page_hinkley`) an alarm brings back, bit for bit and even from
     NaN, the parameters (the variables of `wrt`) and every `nnx.BatchStat` of the model: the pair
-    that stood together when nothing spoke against it last. A call that is held changes neither. A
-    plain `nnx.Optimizer` works too: its rollback of the parameters is an addition, which rounds,
-    and it leaves the batch statistics. Make it when the model has the parameters to start from.
+    that stood together when nothing spoke against it last. A call that is held changes neither,
+    also without a rollback. A plain `nnx.Optimizer` works too: its rollback of the parameters is an
+    addition, which rounds, and it leaves the batch statistics. Make it when the model has the
+    parameters to start from.
 
     Attributes:
       last_batch_stats: the batch statistics at the end of the last call (None without a guard).

@@ -322,12 +322,18 @@ def test_linen_only_what_apply_gradients_is_given_comes_back():
     assert all(keys.count(key) == 1 for key in keys)
 
 
-def test_linen_without_rollback_takes_what_it_is_given():
-    before = train(linen_state(salera_optax.salera(0.1, rollback=False)), INPUTS[:5])
-    state = linen_step(before, np.nan * INPUTS[5])
-    assert holds(state) == 1
-    assert_same_bits(state.params, before.params)
-    assert np.isnan(state.batch_stats["BatchNorm_0"]["mean"]).all()
+@pytest.mark.parametrize(("fault", "calls"), FAULTS)
+def test_linen_without_rollback_a_held_call_changes_no_batch_statistics(fault, calls):
+    tx = salera_optax.page_hinkley(optax.sgd(0.1), rollback=False)
+    before = train(linen_state(tx), INPUTS[:5])
+    held = train(before, [fault * INPUTS[5]] * calls)
+    assert (alarms(held), holds(held)) == (1, calls)
+    assert_same_bits((held.params, held.batch_stats), (before.params, before.batch_stats))
+    after = linen_step(held, INPUTS[6])
+    assert holds(after) == calls
+    assert not np.array_equal(
+        after.batch_stats["BatchNorm_0"]["mean"], before.batch_stats["BatchNorm_0"]["mean"]
+    )
 
 
 @pytest.mark.parametrize("multi_steps", [optax.MultiSteps, salera_optax.MultiSteps])
@@ -520,6 +526,21 @@ def test_nnx_bad_minibatch_changes_neither_parameters_nor_batch_statistics(fault
     assert holds(optimizer) == 1
     assert not np.array_equal(contents(net)["norm"]["mean"], before["norm"]["mean"])
     assert not np.array_equal(contents(net)["last"]["kernel"], before["last"]["kernel"])
+
+
+@pytest.mark.parametrize(("fault", "calls"), [(np.nan, 9), (1e8, 3)])
+def test_nnx_without_rollback_a_held_call_changes_no_batch_statistics(fault, calls):
+    net, optimizer = nnx_pair(salera_optax.page_hinkley(optax.sgd(0.1), rollback=False))
+    for inputs in INPUTS[:5]:
+        nnx_step(net, optimizer, inputs)
+    before = contents(net)
+    for _ in range(calls):
+        nnx_step(net, optimizer, fault * INPUTS[5])
+    assert (alarms(optimizer), holds(optimizer)) == (1, calls)
+    assert_same_bits(contents(net), before)
+    nnx_step(net, optimizer, INPUTS[6])
+    assert holds(optimizer) == calls
+    assert not np.array_equal(contents(net)["norm"]["mean"], before["norm"]["mean"])
 
 
 @pytest.mark.parametrize(("fault", "calls"), [(np.nan, 9), (1e6, 3)])
