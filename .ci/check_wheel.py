@@ -1,5 +1,6 @@
 """Check an installed wheel: what is in it, what it pulled in, and that it trains."""
 
+import importlib
 import importlib.metadata
 import importlib.util
 import re
@@ -21,6 +22,12 @@ runtime = {re.split(r"[^\w-]", r)[0] for r in requirements if "extra ==" not in 
 assert runtime == {"jax", "optax"}, runtime
 for module in ("flax", "chex", "matplotlib", "benchmarks", "tests"):
     assert importlib.util.find_spec(module) is None, f"{module} came with the wheel"
+message = "none: it was imported"
+try:
+    importlib.import_module("salera_optax.flax")
+except ImportError as error:
+    message = str(error)
+assert "salera_optax[flax]" in message, message
 
 
 def loss(params):

@@ -11,10 +11,16 @@ from typing import Any, Self, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from flax import core, nnx, struct
-from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
-from flax.training import train_state
 from jax.typing import ArrayLike
+
+try:
+    from flax import core, nnx, struct
+    from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
+    from flax.training import train_state
+except ImportError as error:
+    raise ImportError(
+        "salera_optax.flax needs Flax 0.12 or newer: pip install 'salera_optax[flax]'."
+    ) from error
 
 from salera_optax._arrays import copied, like, select
 from salera_optax._page_hinkley import PageHinkleyState

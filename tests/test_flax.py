@@ -1,6 +1,8 @@
 """The train states for Flax: drop-in, and an exact rollback of parameters and collections."""
 
 import functools
+import importlib
+import sys
 
 import flax.linen as nn
 import jax
@@ -28,6 +30,13 @@ GUARDED = [
         marks=pytest.mark.slow,
     ),
 ]
+
+
+def test_without_flax_the_import_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flax", None)
+    monkeypatch.delitem(sys.modules, "salera_optax.flax")
+    with pytest.raises(ImportError, match=r"needs Flax.*pip install 'salera_optax\[flax\]'"):
+        importlib.import_module("salera_optax.flax")
 
 
 def assert_same_bits(actual, expected):
