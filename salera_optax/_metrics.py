@@ -1,10 +1,12 @@
 """What an optimizer state says about its run, as a flat dictionary of scalars."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from salera_optax._alera import ScaleByAleraState
 from salera_optax._aliases import LearningRateState
@@ -15,6 +17,9 @@ from salera_optax._parameterwise import ScaleByParameterwiseAleraState
 from salera_optax._validation import leaf_name
 
 _KINDS = (PageHinkleyState, ScaleByAleraState, ScaleByParameterwiseAleraState, LearningRateState)
+# What the states of others are made of.
+_CONTAINERS = (tuple, list, dict)
+_ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct, int, float, complex)
 
 
 def metrics(opt_state: Any) -> dict[str, jax.Array]:
@@ -48,6 +53,9 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
     Returns:
       A flat dictionary of scalars on the device, empty where there is nothing of this package.
 
+    Raises:
+      TypeError: if `opt_state` is not the state of an optimizer.
+
     Example:
       >>> import jax.numpy as jnp, salera_optax
       >>> tx = salera_optax.salera(0.1)
@@ -57,7 +65,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
       >>> round(float(report["learning_rate/kernel"]), 3)
       0.1
     """
-    found = list(_walk(opt_state, "", jnp.float32(1)))
+    found = _found("metrics", opt_state)
     guards = [(name, state) for name, state, _ in found if isinstance(state, PageHinkleyState)]
     report: dict[str, jax.Array] = {}
     for name, guard in guards:
@@ -82,6 +90,9 @@ def events(opt_state: Any) -> list[dict[str, Any]]:
       `alarm`, whether it was one; `loss`; `gradient_norm`; and `leaf`, the name of the leaf whose
       gradient norm stood out most from its own recent ones (its number if there is no snapshot).
 
+    Raises:
+      TypeError: if `opt_state` is not the state of an optimizer.
+
     Example:
       >>> import jax.numpy as jnp, salera_optax
       >>> tx, x = salera_optax.salera(0.1), {"w": jnp.ones(2)}
@@ -92,11 +103,26 @@ def events(opt_state: Any) -> list[dict[str, Any]]:
       [(1, 'not finite', 'w')]
     """
     found: list[dict[str, Any]] = []
-    for _, state, _ in _walk(opt_state, "", jnp.float32(1)):
+    for _, state, _ in _found("events", opt_state):
         if isinstance(state, PageHinkleyState):
             numbers = [str(index) for index in range(state.history.leaf_norms.size)]
             names = numbers if state.snapshot is None else leaf_labels(None, state.snapshot)
             found += rows(state.history, names)
+    return found
+
+
+def _found(caller: str, opt_state: Any) -> list[tuple[str, Any, jax.Array]]:
+    """Every state of ours; raises where there is none because this is no optimizer's state."""
+    found = list(_walk(opt_state, "", jnp.float32(1)))
+    state = getattr(opt_state, "opt_state", opt_state)  # a train state holds one
+    known = isinstance(state, (*_CONTAINERS, *_ARRAYS)) or dataclasses.is_dataclass(state)
+    arrays = all(isinstance(leaf, _ARRAYS) for leaf in jax.tree.leaves(state))
+    if not found and not (known and arrays):
+        raise TypeError(
+            f"{caller}: opt_state must be the state of an optimizer, as tx.init(params) returns "
+            f"it, got {type(opt_state)}. (In nnx.state(optimizer) the types of the states are "
+            "lost: pass optimizer.opt_state.)"
+        )
     return found
 
 

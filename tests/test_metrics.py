@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen, nnx
+from flax.training import train_state
 
 import salera_optax
 
@@ -100,6 +102,62 @@ def test_a_guard_alone_reports_no_rate():
 
 def test_an_optimizer_of_others_reports_nothing():
     assert after(optax.adam(0.1), 1.0) == {}
+
+
+def nnx_optimizer(tx):
+    return nnx.Optimizer(nnx.Linear(2, 1, rngs=nnx.Rngs(0)), tx, wrt=nnx.Param)
+
+
+def linen_state(tx):
+    return train_state.TrainState.create(apply_fn=None, params=PARAMS, tx=tx)
+
+
+@pytest.mark.parametrize("report", [salera_optax.metrics, salera_optax.events])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        "opt_state",
+        salera_optax.salera(0.1),
+        optax.adam(0.1),
+        optax.MultiSteps(optax.adam(0.1), 2),
+        linen.Dense(3),
+        nnx.Linear(2, 1, rngs=nnx.Rngs(0)),
+        nnx.state(nnx_optimizer(salera_optax.salera(0.1))),
+        nnx.state(nnx_optimizer(optax.adam(0.1))),
+    ],
+    ids=lambda wrong: type(wrong).__name__,
+)
+def test_what_is_no_optimizer_state_is_refused_by_its_type(report, wrong):
+    match = rf"{report.__name__}: opt_state must be the state of .*got .*{type(wrong).__name__}.*"
+    with pytest.raises(TypeError, match=match):
+        report(wrong)
+
+
+@pytest.mark.parametrize("hold", [nnx_optimizer, linen_state])
+def test_what_holds_an_optimizer_state_reports_what_that_does(hold):
+    assert set(salera_optax.metrics(hold(salera_optax.salera(0.1)))) >= KEYS
+    assert salera_optax.metrics(hold(optax.adam(0.1))) == {}
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.identity(),
+        optax.sgd(optax.linear_schedule(1.0, 0.0, 10)),
+        optax.named_chain(("adam", optax.adam(0.1))),
+        optax.MultiSteps(optax.lion(0.1), 2),
+        optax.masked(optax.adam(0.1), {"kernel": True, "bias": False}),
+        optax.inject_hyperparams(optax.adam)(0.1),
+        optax.GradientTransformation(lambda params: jnp.zeros(()), optax.identity().update),
+        optax.GradientTransformation(lambda params: {}, optax.identity().update),
+    ],
+    ids=lambda tx: type(tx.init(PARAMS)).__name__,
+)
+def test_any_state_of_others_is_none_of_ours(tx):
+    for state in (tx.init(PARAMS), jax.device_get(tx.init(PARAMS))):
+        assert salera_optax.metrics(state) == {}
+        assert salera_optax.events(state) == []
 
 
 @pytest.mark.parametrize(
