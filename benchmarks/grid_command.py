@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import click
 
 from benchmarks import data, models, optimizers
+from benchmarks.choices import Choice
 from benchmarks.grid import Results, Run, run_grid
 
 RESULTS = Path(__file__).parent / "results" / "runs"
@@ -134,18 +135,18 @@ def space(
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--slice", "slice_name", type=click.Choice(list(SLICES)), default="defaults")
-@click.option("--dataset", type=click.Choice(data.DATASETS), default="mnist")
+@click.option("--slice", "slice_name", type=Choice(list(SLICES)), default="defaults")
+@click.option("--dataset", type=Choice(data.DATASETS), default="mnist")
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
     help="TFDS directory that has mnist or cifar10; only read. Without it TFDS downloads them.",
 )
-@click.option("--model", type=click.Choice(list(models.MODELS)), default="m2")
+@click.option("--model", type=Choice(list(models.MODELS)), default="m2")
 @click.option(
     "--optimizer",
     "names",
-    type=click.Choice(list(optimizers.OPTIMIZERS)),
+    type=Choice(list(optimizers.OPTIMIZERS)),
     multiple=True,
     help="May be given several times.  [default: all of the slice]",
 )

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from benchmarks import data, models, optimizers, plots
+from benchmarks.choices import Choice
 from benchmarks.log import LOG, read_log
 from benchmarks.run import Config, Result, Trainer
 
@@ -34,19 +35,15 @@ _HYPERPARAMETERS: list[Callable[[Any], Any]] = [
         "--gain", type=float, help="ALERA: how fast the rates adapt; its unit is the law's."
     ),
     click.option(
-        "--groups", type=click.Choice(list(optimizers.GROUPS)), help="ALERA: what shares one rate."
+        "--groups", type=Choice(list(optimizers.GROUPS)), help="ALERA: what shares one rate."
     ),
-    click.option(
-        "--std", type=click.Choice(["exact", "authors"]), help="ALERA: deviation of the path."
-    ),
+    click.option("--std", type=Choice(["exact", "authors"]), help="ALERA: deviation of the path."),
     click.option("--factor", type=float, help="Guard: an alarm multiplies all rates by this."),
     click.option("--rollback/--no-rollback", default=None, help="Guard: go back on an alarm."),
     click.option(
         "--reset-path/--no-reset-path", default=None, help="Guard: forget the path on an alarm."
     ),
-    click.option(
-        "--detector", type=click.Choice(list(optimizers.DETECTORS)), help="Guard: which test."
-    ),
+    click.option("--detector", type=Choice(list(optimizers.DETECTORS)), help="Guard: which test."),
     click.option("--momentum", type=_BELOW_ONE, help="Momentum of the direction."),
     click.option("--b1", type=_BELOW_ONE, help="Adam: memory of the mean gradient."),
     click.option("--b2", type=_BELOW_ONE, help="Adam: memory of the squared gradient."),
@@ -64,7 +61,7 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
 @click.command(context_settings={"show_default": True})
 @click.option(
     "--dataset",
-    type=click.Choice(data.DATASETS),
+    type=Choice(data.DATASETS),
     help="digits, mnist, cifar10: images. adding: sequences of pairs of a value and a marker; "
     "the sum of the two marked values is to be found, to within 0.08.  "
     "[default: adding for rnn, else digits]",
@@ -76,7 +73,7 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
 )
 @click.option(
     "--model",
-    type=click.Choice(list(models.MODELS)),
+    type=Choice(list(models.MODELS)),
     help="mlp: small; m0, m2, m4: the paper's, of no and of two hidden layers, and convolutional "
     "(mnist, cifar10); m2b, m4b: with batch normalization; rnn: recurrent (GRU).  "
     "[default: mlp for digits, rnn for adding, else m2]",
@@ -84,7 +81,7 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
 @click.option(
     "--optimizer",
     "names",
-    type=click.Choice(list(optimizers.OPTIMIZERS)),
+    type=Choice(list(optimizers.OPTIMIZERS)),
     multiple=True,
     default=["salera_adamw"],
     help="Several, each with this option, are run one after the other and drawn together.",

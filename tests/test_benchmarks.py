@@ -272,6 +272,12 @@ def test_an_unknown_name_gets_the_list_of_the_valid_ones(option: str, valid: Any
     assert all(f"'{name}'" in result.output for name in valid)
 
 
+def test_a_misspelt_name_gets_the_nearest_ones():
+    assert "Did you mean 'adam' or " in run("--optimizer", "adamm").output
+    assert run("--dataset", "minst").output.endswith("Did you mean 'mnist'?\n")
+    assert "Did you mean" not in run("--optimizer", "nonsense").output
+
+
 def test_an_option_that_the_optimizer_does_not_take_names_those_that_do():
     result = run("--optimizer", "adam", "--factor", 0.1)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.choices import Choice
 from benchmarks.log import read_lines
 from benchmarks.tasks.contenders import CONTENDERS
 from benchmarks.tasks.measure import RESULTS, run_all, runs_of
@@ -17,14 +18,14 @@ from benchmarks.tasks.tables import write_tables
 @click.command(context_settings={"show_default": True})
 @click.option(
     "--only",
-    type=click.Choice(list(TASKS)),
+    type=Choice(list(TASKS)),
     multiple=True,
     help="May be given several times.  [default: all tasks]",
 )
 @click.option(
     "--optimizer",
     "names",
-    type=click.Choice(list(CONTENDERS)),
+    type=Choice(list(CONTENDERS)),
     multiple=True,
     help="May be given several times.  [default: all]",
 )
