@@ -1,8 +1,9 @@
 """`python -m benchmarks train`: training runs, their logs and their pictures."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,18 +137,32 @@ def train(
         ]
         out = out or Path("runs") / _name(configs, given)
         folders = [out / name for name in names] if len(names) > 1 else [out]
-        for folder in folders:  # before the data are loaded: it may be refused
-            folder.mkdir(parents=True, exist_ok=True)
-        examples = data.load(dataset, data_dir)
-        trainers = [Trainer(config, examples) for config in configs]
-        for trainer, folder in zip(trainers, folders, strict=True):
-            _train_one(trainer, folder)
+        with _made(folders):  # before the data are loaded: they may be refused
+            examples = data.load(dataset, data_dir)
+            trainers = [Trainer(config, examples) for config in configs]
+            for trainer, folder in zip(trainers, folders, strict=True):
+                _train_one(trainer, folder)
     except (ValueError, OSError, data.DataError) as error:
         raise click.ClickException(str(error)) from error
     if len(folders) > 1:
         picture = out / "comparison.png"
         plots.save_comparison([read_log(folder) for folder in folders], picture)
         click.echo(f"Together: {picture}")
+
+
+@contextlib.contextmanager
+def _made(folders: Sequence[Path]) -> Iterator[None]:
+    """Makes the folders; if what follows fails, those of them that are empty go again."""
+    new = {path for folder in folders for path in (folder, *folder.parents) if not path.exists()}
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:  # an interruption as well
+        for path in sorted(new, reverse=True):  # what is inside comes first
+            with contextlib.suppress(OSError):  # not empty, or not made
+                path.rmdir()
+        raise
 
 
 def _train_one(trainer: Trainer, folder: Path) -> None:

@@ -209,6 +209,17 @@ def test_an_interrupted_run_says_where_its_log_is(tmp_path: Path, monkeypatch: p
     assert set(events(tmp_path)) == set(range(11))
 
 
+def test_a_run_that_fails_leaves_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    two = ("--optimizer", "adam", "--optimizer", "alera", "--alpha", 3)
+
+    assert run("--alpha", 3).exit_code == run(*two, "--out", "a/b").exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+    Path("a/mine").mkdir(parents=True)
+    assert run("--alpha", 3, "--out", "a/b/c").exit_code == 1
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "mine"]
+
+
 @pytest.mark.slow
 def test_side_by_side_sgd_loses_the_recurrent_network_that_the_guard_saves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
