@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 import platformdirs
+import requests
 from tqdm import tqdm
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -22,6 +24,8 @@ _ADDING_SIZES = (10_000, 1_000)
 _ADDING_LENGTH = 50
 _PER_CHANNEL = (0, 1, 2)
 _READ_AT_ONCE = 1000
+_NETWORK_TIMEOUT = 5.0  # seconds
+_NO_NETWORK = "Check the network, or give the directory of a prepared copy with --data-dir."
 
 
 class DataError(RuntimeError):
@@ -127,6 +131,8 @@ def _from_tfds(name: str, data_dir: Path | None) -> Arrays:
         )
     import tensorflow_datasets as tfds  # noqa: PLC0415  (slow to import)
 
+    if data_dir is None:
+        _check_network(tfds.builder(name))
     try:
         sources = tfds.data_source(
             name, split=["train", "test"], data_dir=data_dir, download=data_dir is None
@@ -136,11 +142,8 @@ def _from_tfds(name: str, data_dir: Path | None) -> Arrays:
             f"TFDS cannot read {name} in {data_dir or 'its data directory'} without TensorFlow: "
             f"prepare the current version as array_record, or let TFDS download it elsewhere."
         ) from error
-    except OSError as error:
-        raise DataError(
-            f"TFDS could not get {name}: {error} Check the network, or give the directory of a "
-            f"prepared copy with --data-dir."
-        ) from error
+    except (OSError, tfds.download.DownloadError) as error:
+        raise DataError(f"TFDS could not get {name}: {error} {_NO_NETWORK}") from error
     folder = Path(tfds.builder(name, data_dir=data_dir).data_path)
     info = (folder / "dataset_info.json").read_bytes()
     # The path and the description (sizes of the files) tell one copy of a version from another.
@@ -152,6 +155,21 @@ def _from_tfds(name: str, data_dir: Path | None) -> Arrays:
             **_decoded(f"{name} test", "test", sources[1]),
         },
     )
+
+
+def _check_network(builder: Any) -> None:
+    """Raises unless what is to be downloaded can be had: TFDS would try for minutes."""
+    if builder.is_prepared():
+        return
+    url = next(iter(builder.url_infos))
+    try:
+        # As TFDS does it, so that proxies and certificates are the same.
+        requests.head(url, timeout=_NETWORK_TIMEOUT)
+    except OSError as error:
+        host = urllib.parse.urlsplit(url).hostname
+        raise DataError(
+            f"TFDS cannot get {builder.name}, for {host} does not answer. {_NO_NETWORK}"
+        ) from error
 
 
 def _decoded(title: str, part: str, source: Any) -> Arrays:

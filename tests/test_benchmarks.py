@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import struct
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -338,6 +339,24 @@ def test_a_data_directory_without_the_data_set_says_what_to_do(tmp_path: Path, f
     assert result.exit_code == 1
     assert f"There is no mnist in {tmp_path / folder}" in result.output
     assert "leave out --data-dir" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network_a_download_fails_in_seconds_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+
+    start = time.monotonic()
+    for dataset in ("mnist", "cifar10"):
+        with pytest.raises(data.DataError, match=rf"{dataset}.*does not answer.*--data-dir"):
+            data.load(dataset)
+
+    assert time.monotonic() - start < 30
     assert list(tmp_path.iterdir()) == []
 
 
