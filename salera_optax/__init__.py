@@ -1,4 +1,4 @@
-"""Learning rates that tune themselves, and training runs that are never lost: SALERA for Optax."""
+"""Learning rates that tune themselves, and runs that survive a loss explosion: SALERA for Optax."""
 
 from salera_optax._alera import ScaleByAleraState, scale_by_alera
 from salera_optax._aliases import ag_adam, alera, salera, salera_adamw, spalera
