@@ -2,6 +2,11 @@
 
 from salera_optax._alera import ScaleByAleraState, scale_by_alera
 from salera_optax._aliases import ag_adam, alera, salera, salera_adamw, spalera
+from salera_optax._averaging import (
+    PolynomialAveragingState,
+    eval_params,
+    polynomial_averaging,
+)
 from salera_optax._calibrate import Calibration, calibrate
 from salera_optax._detectors import Detector, Verdict, published, robust
 from salera_optax._groups import by_module
@@ -24,6 +29,7 @@ __all__ = [
     "MultiSteps",
     "MultiStepsState",
     "PageHinkleyState",
+    "PolynomialAveragingState",
     "ScaleByAleraState",
     "ScaleByParameterwiseAleraState",
     "Verdict",
@@ -31,11 +37,13 @@ __all__ = [
     "alera",
     "by_module",
     "calibrate",
+    "eval_params",
     "events",
     "metrics",
     "page_hinkley",
     "path_mean",
     "path_std",
+    "polynomial_averaging",
     "published",
     "ratio",
     "robust",

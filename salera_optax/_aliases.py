@@ -9,15 +9,25 @@ import optax
 from jax.typing import ArrayLike
 
 from salera_optax._alera import scale_by_alera
-from salera_optax._arrays import incremented, scaled, statistics_dtype
+from salera_optax._arrays import (
+    incremented,
+    real_size,
+    scaled,
+    squared_norms,
+    statistics_dtype,
+)
+from salera_optax._averaging import polynomial_averaging
 from salera_optax._detectors import Detector
-from salera_optax._devices import AxisName
-from salera_optax._groups import Groups
+from salera_optax._devices import AxisName, varying
+from salera_optax._groups import Groups, members_of
 from salera_optax._laws import Law
 from salera_optax._page_hinkley import page_hinkley
 from salera_optax._parameterwise import scale_by_parameterwise_alera
 from salera_optax._validation import check_number
 
+# The first steps of Adam have the length of the rate in every coordinate, whatever the gradient. If
+# that is much in units of the parameters, units are lost before a loss could tell.
+_START = 0.003  # of the root mean square of a leaf, or of all leaves for one that is zero
 _FROM_ZERO = (lambda x: 0 <= x < math.inf), "finite and at least 0"
 
 
@@ -89,6 +99,41 @@ def _decay(
         return jax.tree.map(lambda u, d: jnp.where(u == 0, u, d), updates, decayed), state
 
     return optax.GradientTransformation(decay.init, update_fn)
+
+
+def _started(
+    adam: optax.GradientTransformationExtraArgs,
+    learning_rate: optax.ScalarOrSchedule,
+    groups: Groups,
+    axis_name: AxisName,
+) -> optax.GradientTransformationExtraArgs:
+    """`ag_adam` whose first rates are at most `_START` in units of the parameters."""
+
+    def init_fn(params: Any) -> Any:
+        state: Any = adam.init(params)
+        rates, *others = state
+        leaves = jax.tree.leaves(params)
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves) or not leaves:
+            return state
+        dtype = statistics_dtype(params)
+        # Inside `shard_map` a leaf may be a part of a whole, outside of it none is.
+        inside = axis_name if any(map(varying, leaves)) else None
+        squares = [jnp.asarray(s, dtype) for s in squared_norms(params, inside, params)]
+        sizes = [real_size(leaf, inside) for leaf in leaves]
+        given: Any = learning_rate(0) if callable(learning_rate) else learning_rate
+        rate = jnp.asarray(given, dtype)
+        everywhere = sum(squares) / max(sum(sizes), 1)
+
+        def first(indices: list[int]) -> jax.Array:
+            own = sum(squares[i] for i in indices) / max(sum(sizes[i] for i in indices), 1)
+            size = jnp.sqrt(jnp.where(own > 0, own, everywhere))
+            share = _START * size / jnp.where(rate > 0, rate, 1)
+            return jnp.where((share > 0) & (share < 1) & (rate > 0), jnp.log(share), 0)
+
+        members = members_of(groups, params)
+        return (rates._replace(log_rate={n: first(i) for n, i in members.items()}), *others)
+
+    return optax.GradientTransformationExtraArgs(init_fn, adam.update)
 
 
 def _unchanged(inner_state: Any) -> Any:
@@ -445,6 +490,7 @@ def salera_adamw(
     rollback: bool = True,
     reset_path: bool = True,
     detector: Detector | None = None,
+    average: bool = False,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW that finds its learning rate, and survives a loss explosion.
@@ -460,8 +506,9 @@ def salera_adamw(
 
     Args:
       learning_rate: initial rate, finite and at least 0, or an Optax schedule that the self-tuned
-        rate multiplies. Leave it: from 1e-5 to 1e-2 the runs end much alike, and from above the
-        first steps may harm a network before any alarm.
+        rate multiplies. Leave it: from 1e-4 on the runs end alike. For in a leaf in which it is
+        more than 0.003 of the root mean square of the parameters (of all leaves, if the leaf is
+        zero) that is the initial rate, in place of a warm-up.
       b1: decay of Adam's first moment, in [0, 1].
       b2: decay of Adam's second moment, in [0, 1].
       eps: added to the root of the second moment.
@@ -478,11 +525,14 @@ def salera_adamw(
       rollback: as in `salera`.
       reset_path: whether an alarm forgets path, step and moments; the rates stay.
       detector: as in `salera`.
+      average: whether the parameters are averaged along the run, for `eval_params`, which are often
+        the better ones to evaluate; see `polynomial_averaging`.
       axis_name: the axes of the devices in `shard_map` or `pmap`; see `page_hinkley`.
 
     Returns:
       An optimizer whose `update` needs `value`, the minibatch loss, and the parameters. Its state
-      holds four copies of the parameters: Adam's moments, the path and the snapshot.
+      holds four copies of the parameters: Adam's moments, the path and the snapshot; with
+      `average` five.
 
     Raises:
       ValueError, TypeError: as `alera` and `page_hinkley`.
@@ -504,22 +554,24 @@ def salera_adamw(
     Source: arXiv 1709.01427, Section 3, for the rates and the guard; Loshchilov and Hutter, arXiv
     1711.05101, for the direction. Deviation: the law.
     """
+    adam = ag_adam(
+        learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+        mu_dtype=mu_dtype,
+        weight_decay=weight_decay,
+        mask=mask,
+        nesterov=nesterov,
+        alpha=alpha,
+        law=law,
+        groups=groups,
+        axis_name=axis_name,
+    )
+    started = _started(adam, learning_rate, groups, axis_name)
     return _guarded(
-        ag_adam(
-            learning_rate,
-            b1=b1,
-            b2=b2,
-            eps=eps,
-            eps_root=eps_root,
-            mu_dtype=mu_dtype,
-            weight_decay=weight_decay,
-            mask=mask,
-            nesterov=nesterov,
-            alpha=alpha,
-            law=law,
-            groups=groups,
-            axis_name=axis_name,
-        ),
+        optax.chain(started, polynomial_averaging()) if average else started,
         reset_path,
         factor=factor,
         rollback=rollback,

@@ -27,6 +27,9 @@ STDS: tuple[str, ...] = get_args(Std)
 # What one step makes of log(||path||^2 / mean), at the most: with more a rate runs ahead of its
 # path, which remembers for long.
 _FURTHEST = 2.0
+# How much faster a rate moves while its path is young: what a step of it says is news as long as
+# the path is short.
+_EAGER = 3.0
 _NORM_RATE = 0.03  # of the running mean square of a gradient's norm
 _RISE = 100.0  # the square of one norm counts for no more than so many times that mean
 
@@ -60,11 +63,12 @@ def ratio(gain: ArrayLike = 0.01) -> Law:
     (`path_mean(alpha, step)`, `path_std(alpha, d, step)`), and s = std/mean, about sqrt(2/d)::
 
         x = log(||path||^2 / mean) + s^2/2 + s^4/12             clipped to [-2, 2]
-        change of log(rate) = gain x |x| / (|x| + s)
+        change of log(rate) = gain x |x| / (|x| + s) * 1/(alpha step)    the last within 1 and 3
 
     The terms in s are the mean of -log(||path||^2 / mean) under the random walk, so that x is about
     0 there; s is its deviation. Beyond s the change is gain x; within, where it may be chance, it
-    is a fraction ``|x|/s`` of that. A path of length zero changes nothing.
+    is a fraction ``|x|/s`` of that. A path of length zero changes nothing. While the path is young
+    the change is up to three times as large, for a rate that starts too low has far to climb.
 
     Args:
       gain: change of log(rate) per unit of x and step, finite and at least 0. At the default a rate
@@ -97,7 +101,8 @@ def ratio(gain: ArrayLike = 0.01) -> Law:
         x = jnp.log(jnp.where(known, squared_norm, mean) / mean) + s**2 / 2 + s**4 / 12
         x = jnp.clip(x, -_FURTHEST, _FURTHEST)
         size = jnp.abs(x)
-        change = gain * x * size / jnp.where(size > 0, size + s, 1)
+        eager = jnp.clip(1 / (alpha * jnp.maximum(step, 1)), 1, _EAGER)
+        change = gain * eager * x * size / jnp.where(size > 0, size + s, 1)
         return jnp.where(known, change, 0).astype(jnp.result_type(squared_norm))
 
     return law

@@ -50,6 +50,7 @@ class Ratio:
     """The logarithm of the squared norm over its mean, less its own mean, damped by its deviation.
 
     The logarithm of a Gamma variable of mean 1 and deviation s has about the mean -s^2/2 - s^4/12.
+    Three times as fast at first, while the path is a third of its memory old.
     """
 
     published = False
@@ -63,7 +64,8 @@ class Ratio:
         s = exact_std(alpha, d, t) / path_mean(alpha, t)
         x = math.log(squared_norm / path_mean(alpha, t)) + s**2 / 2 + s**4 / 12
         x = min(max(x, -2.0), 2.0)
-        return self.gain * x * abs(x) / (abs(x) + s) if x else 0.0
+        eager = min(max(1 / (alpha * t), 1.0), 3.0)
+        return self.gain * eager * x * abs(x) / (abs(x) + s) if x else 0.0
 
 
 class Lengths:
@@ -210,6 +212,14 @@ class Alera:
                 self.rate[label] *= math.exp(self.law(squared, self.alpha, self.t, d))
         base = self.base.direction(grads, params)
         return {k: self.rate[self.labels[k]] * base[k] for k in grads}
+
+
+def first_rates(params, learning_rate):
+    """The first multipliers of `salera_adamw`: 0.003 of the size of a leaf at the most."""
+    everything = np.concatenate([np.abs(p).ravel() for p in params.values()])
+    sizes = {k: np.sqrt(np.mean(np.abs(p) ** 2)) for k, p in params.items()}
+    whole = np.sqrt(np.mean(everything**2))
+    return {k: min(1.0, 0.003 * (size or whole) / learning_rate) for k, size in sizes.items()}
 
 
 class ParameterwiseAlera:

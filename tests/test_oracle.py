@@ -148,8 +148,9 @@ def salera_adamw_case(name, **arguments):
     def reference(params):
         decay = arguments.get("weight_decay", 1e-4)
         base = oracle.Decayed(decay, oracle.Adam(b2=arguments.get("b2", 0.95)))
-        descent = oracle.Descent(oracle.Alera(params, 0.1, theirs, base=base), 0.02)
-        return oracle.PageHinkley(descent)
+        part = oracle.Alera(params, 0.1, theirs, base=base)
+        part.rate = oracle.first_rates(params, 0.02)
+        return oracle.PageHinkley(oracle.Descent(part, 0.02))
 
     return Case(f"salera_adamw, {name}", tx, reference, alarms=True)
 
