@@ -61,6 +61,9 @@ def _from(factory: Callable[[Any], optax.GradientTransformation], default: float
 
 CONTENDERS: dict[str, Contender] = {
     "salera_adamw": _from(salera_optax.salera_adamw, 1e-4),
+    "salera_adamw, averaged": _from(
+        lambda rate: salera_optax.salera_adamw(rate, average=True), 1e-4
+    )._replace(averaged=salera_optax.eval_params),
     "salera": _from(salera_optax.salera, 0.01),
     "ag_adam": _from(salera_optax.ag_adam, 0.001),
     "adamw": _from(optax.adamw, 0.001),

@@ -19,6 +19,7 @@ _COLUMNS = 4
 # Colour and width: ours in blues, and the one that all know in black.
 _EMPHASIS = {
     "salera_adamw": ("#0072B2", 2.8),
+    "salera_adamw, averaged": ("#003F66", 1.6),
     "salera": ("#56B4E9", 1.6),
     "ag_adam": ("#7A7FE0", 1.6),
     "adamw": ("#000000", 1.8),
