@@ -6,7 +6,7 @@ code never performs.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -46,8 +46,8 @@ class Guard(optax.GradientTransformationExtraArgs):
     """What `page_hinkley` returns.
 
     Attributes:
-      step: what `salera_optax.step` calls, which writes the parameters itself; None in a copy made
-        by `_replace`, whose update is another one.
+      step: what `salera_optax.step` calls, which writes the parameters itself; None without a
+        rollback, and in a copy made by `_replace`, whose update is another one.
     """
 
     step: Callable[..., tuple[Any, Any]] | None = None
@@ -60,8 +60,7 @@ class PageHinkleyState(NamedTuple):
       step: int32 scalar, calls so far.
       alarms: int32 scalar, alarms so far.
       holds: int32 scalar, calls so far that took no step, alarms among them.
-      nonfinite: int32 scalar, calls so far whose loss, gradient, or update in a whole leaf was not
-        finite.
+      nonfinite: int32 scalar, calls so far whose loss, gradient or update was not finite.
       action: what the last call did.
       response: what alarms have left of the steps, and where the guard stands.
       detector: the state of the detector.
@@ -92,10 +91,15 @@ class PageHinkleyState(NamedTuple):
         return self.response.scale
 
 
+def _any(flags: Iterable[jax.Array], axis_name: AxisName) -> jax.Array:
+    """Whether a flag is set on a device."""
+    count = sum((flag.astype(jnp.int32) for flag in flags), jnp.zeros((), jnp.int32))
+    return summed(count, axis_name) > 0
+
+
 def _differs(a: Any, b: Any, axis_name: AxisName) -> jax.Array:
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    count = sum((jnp.any(x != y).astype(jnp.int32) for x, y in pairs), jnp.zeros((), jnp.int32))
-    return summed(count, axis_name) > 0
+    return _any((jnp.any(x != y) for x, y in pairs), axis_name)
 
 
 def _agreed(value: Any, dtype: Any, axis_name: AxisName) -> tuple[jax.Array, Any]:
@@ -118,27 +122,57 @@ def _judged(
     return finite, verdict, select(finite, observed, state)
 
 
-def _keep_finite(update: jax.Array, param: ArrayLike) -> jax.Array:
+def _first(first: Any, second: Any) -> Any:
+    del second
+    return first
+
+
+def _second(first: Any, second: Any) -> Any:
+    del first
+    return second
+
+
+def _keep_finite(updates: Any, params: Any) -> Any:
     """Zero wherever the updated parameter would not be finite."""
-    return jnp.where(jnp.isfinite(param + update), update, jnp.zeros_like(update))
+    return jax.tree.map(
+        lambda u, p: jnp.where(jnp.isfinite(p + u), u, jnp.zeros_like(u)), updates, params
+    )
 
 
-class _Emit(NamedTuple):
-    """What a call returns: `moved(params, moves)` after a step, `put(params, target)` without."""
-
-    moved: Callable[[Any, Any], Any]
-    put: Callable[[Any, Any], Any]
+def _restore_finite(params: Any, snapshot: Any) -> Any:
+    """The saved number wherever a parameter is not finite."""
+    return jax.tree.map(lambda p, s: jnp.where(jnp.isfinite(p), p, s), params, snapshot)
 
 
 def _difference(params: Any, target: Any) -> Any:
-    return jax.tree.map(lambda p, t: _keep_finite(t - p, p), params, target)
+    return _keep_finite(jax.tree.map(jnp.subtract, target, params), params)
 
 
-_ADDED = _Emit(lambda params, moves: moves, _difference)  # what is to be added to the parameters
-_WRITTEN = _Emit(optax.apply_updates, lambda params, target: target)  # the next parameters
+class _Emit(NamedTuple):
+    """What a call returns, and how a number in it that is not finite is found and mended.
+
+    Attributes:
+      moved: after a step: of the parameters and the moves.
+      put: without one: of the parameters and where they are to be.
+      beside: what the next two need: of the parameters and the snapshot.
+      landed: the parameters that come of it: of a leaf and the one beside it.
+      mended: the same without what is not finite: of all leaves and those beside them.
+    """
+
+    moved: Callable[[Any, Any], Any]
+    put: Callable[[Any, Any], Any]
+    beside: Callable[[Any, Any], Any]
+    landed: Callable[[jax.Array, jax.Array], jax.Array]
+    mended: Callable[[Any, Any], Any]
 
 
-_Branch = Callable[..., tuple[Any, Any, jax.Array]]
+# What is to be added to the parameters.
+_ADDED = _Emit(_second, _difference, _first, jnp.add, _keep_finite)
+# The next parameters. XLA writes them over the last ones, so that the snapshot has to mend them.
+_WRITTEN = _Emit(optax.apply_updates, _second, _second, _first, _restore_finite)
+
+
+_Branch = Callable[..., tuple[Any, Any]]
 
 
 # The branches of the conditionals are made once, and take all that they need as operands: outside
@@ -150,30 +184,19 @@ def _branches(
 
     def go(
         updates: Any, inner_state: Any, start: Any, params: Any, scale: Any, given: Any
-    ) -> tuple[Any, Any, jax.Array]:
+    ) -> tuple[Any, Any]:
         del params
         moves, after = inner.update(updates, inner_state, start, **given, **fixed)
         moves = jax.tree.map(lambda u, p: scaled(u, scale, p), moves, start)
-        kept = jax.tree.map(_keep_finite, moves, start)
-        return emit.moved(start, kept), jax.tree.map(like, after, inner_state), _broken(moves)
+        return emit.moved(start, moves), jax.tree.map(like, after, inner_state)
 
     def stay(
         updates: Any, inner_state: Any, start: Any, params: Any, scale: Any, given: Any
-    ) -> tuple[Any, Any, jax.Array]:
+    ) -> tuple[Any, Any]:
         del updates, scale, given
-        return emit.put(params, start), inner_state, _broken(start) & False
+        return emit.put(params, start), inner_state
 
     return go, stay
-
-
-def _first(first: Any, second: Any) -> Any:
-    del second
-    return first
-
-
-def _second(first: Any, second: Any) -> Any:
-    del first
-    return second
 
 
 def _no_difference(params: Any, snapshot: Any) -> jax.Array:
@@ -185,18 +208,23 @@ def _is_array(argument: Any) -> bool:
     return all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(argument))
 
 
-def _broken(moves: Any) -> jax.Array:
-    """Whether a leaf is not finite, by its first number: a whole pass would cost too much."""
-    found = [~jnp.isfinite(_sample(leaf)) for leaf in jax.tree.leaves(moves) if jnp.size(leaf)]
-    return jnp.any(jnp.stack(found)) if found else jnp.zeros((), bool)
+@jax.jit
+def _broken(leaf: jax.Array) -> jax.Array:
+    """Whether a number is not finite, by the sum: a third of the time of a look at each on CPUs."""
+    return ~jnp.isfinite(jnp.sum(leaf, dtype=wide_dtype(leaf)))
 
 
-def _sample(leaf: jax.Array) -> jax.Array:
-    """One number of a leaf, not finite if all of it is not."""
-    if any(axis is not None for axis in jax.typeof(leaf).sharding.spec):
-        # No element of an array whose type says that it is sharded can be taken out.
-        return jnp.sum(leaf, dtype=wide_dtype(leaf))
-    return leaf[(0,) * jnp.ndim(leaf)]
+def _mended(
+    emit: _Emit, emitted: Any, beside: Any, stepped: jax.Array, axis_name: AxisName
+) -> tuple[Any, jax.Array]:
+    """What is emitted, made finite after a step, and whether it was not.
+
+    To be called behind the conditional, where all of it lies in memory: inside XLA would write down
+    every move, or compute it twice, for a second use.
+    """
+    landed = jax.tree.leaves(jax.tree.map(emit.landed, emitted, beside))
+    broken = _any(map(_broken, landed), axis_name) & stepped
+    return jax.lax.cond(broken, emit.mended, _first, emitted, beside), broken
 
 
 def _check_not_nested(inner_state: Any) -> None:
@@ -287,8 +315,8 @@ def page_hinkley(
 
     Through `optax.apply_updates` the parameters return by an addition, which rounds: the next call
     adds what is missing before it takes a step. `salera_optax.step` restores them bit for bit at
-    once, even from NaN. Where an update would not be finite, that coordinate stays put; an update
-    of which a whole leaf is not, as with a rate of NaN, counts as `nonfinite`.
+    once, even from NaN. Where an update would not be finite, as with a rate of NaN, the call counts
+    as `nonfinite`, and that coordinate stays put, or goes back to the last quiet one by `step`.
 
     Parameters loaded into a running state are unknown to its snapshot: call `init` anew. To
     accumulate gradients, put `salera_optax.MultiSteps` around the guard.
@@ -422,13 +450,13 @@ def page_hinkley(
         fixed = {name: extra for name, extra in given.items() if not _is_array(extra)}
         go, stay = _branches(guarded, emit, fixed) if fixed else made[emit]
         given = {name: extra for name, extra in given.items() if name not in fixed}
-        result, after, broken = jax.lax.cond(
+        result, after = jax.lax.cond(
             ~action.hold, go, stay, updates, inner_state, start, params, response.scale, given
         )
-        broken = summed(broken.astype(jnp.int32), axis_name) > 0
-        causes = jnp.stack(
-            [action.hold, verdict.alarm, ~finite, broken]
-        )  # those of _history.CAUSES
+        beside = emit.beside(params, snapshot)
+        result, broken = _mended(emit, result, beside, ~action.hold, axis_name)
+        # Those of _history.CAUSES.
+        causes = jnp.stack([action.hold, verdict.alarm, ~finite, broken])
         cause = jnp.where(settle, 0, jnp.max(causes * jnp.arange(1, 5)))
         history = _history.recorded(
             state.history, state.step, cause, action.alarm, loss, norm, norms
@@ -447,5 +475,5 @@ def page_hinkley(
         )
 
     guard = Guard(init_fn, update_fn)
-    guard.step = step_fn
+    guard.step = step_fn if rollback else None  # else there is no snapshot to mend with
     return guard

@@ -387,6 +387,48 @@ def test_an_update_that_is_not_finite_is_counted_and_named():
     assert [event["cause"] for event in salera_optax.events(state)] == ["update not finite"] * 2
 
 
+@pytest.mark.parametrize("apply", ["step", "update"])
+@pytest.mark.parametrize("rollback", [True, False])
+@pytest.mark.parametrize("wrong", [NAN, np.inf, 3e38])
+def test_an_update_of_which_one_number_is_not_finite_is_counted_and_stays_put(
+    apply, rollback, wrong
+):
+    def update(updates, state, params=None):
+        del params
+        spoilt = updates["a"].at[1].set(wrong)
+        return updates | {"a": jnp.where(state == 1, spoilt, updates["a"])}, state + 1
+
+    inner = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+    tx = salera_optax.page_hinkley(inner, rollback=rollback)
+    start = PARAMS | {"a": jnp.array([1.0, 3e38])}
+    params, state = start, tx.init(start)
+    for _ in range(3):
+        if apply == "step":
+            params, state = salera_optax.step(tx, GRADS, state, params, value=1.0)
+        else:
+            updates, state = tx.update(GRADS, state, params, value=1.0)
+            params = optax.apply_updates(params, updates)
+    expected = jax.tree.map(lambda p, g: p + 3 * g, start, GRADS)
+    chex.assert_trees_all_close(params, expected, rtol=1e-6)
+    assert (state.nonfinite, state.holds) == (1, 0)
+    (event,) = salera_optax.events(state)
+    assert (event["step"], event["cause"]) == (1, "update not finite")
+
+
+def test_step_takes_a_number_that_would_not_be_finite_from_the_last_quiet_parameters():
+    def observe(state, loss, gradient_norm):
+        del gradient_norm
+        no = jnp.zeros((), bool)
+        return salera_optax.Verdict(quiet=loss < 2, doubt=no, alarm=no), state
+
+    detector = salera_optax.Detector(init=lambda dtype: (), observe=observe)
+    inner = optax.sgd(lambda step: jnp.where(step < 3, -1.0, NAN))
+    tx = salera_optax.page_hinkley(inner, detector)
+    params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0, 1.0, 3.0, 3.0])
+    assert state.nonfinite == 1
+    assert_same_bits(params, jax.tree.map(lambda p, g: p + g, PARAMS, GRADS))
+
+
 def test_step_takes_the_update_that_was_put_in_place_of_the_guards():
     tx = salera_optax.page_hinkley(optax.sgd(0.1))
 
@@ -466,7 +508,7 @@ def test_conditionals_choose_between_stepping_and_rolling_back_on_every_backend(
 
     state = tx.init(params)
     found = conditionals(jax.make_jaxpr(train)(params, state, params).jaxpr, (17,))
-    assert len(found) == 3, "to roll back, to forget Adam's moments, and to take a step"
+    assert len(found) == 4, "to roll back, to forget Adam's moments, to take a step, to mend it"
     for platform in ("cuda", "tpu"):
         exported = jax.export.export(jax.jit(train), platforms=[platform])(params, state, params)
         text = exported.mlir_module()
@@ -488,16 +530,16 @@ def test_the_common_path_of_the_compiled_step_copies_no_parameter():
 
 
 @pytest.mark.parametrize(
-    ("guarded", "plain", "snapshots"),
+    ("guarded", "plain", "snapshots", "temporaries"),
     [
-        (salera_optax.salera(0.1), salera_optax.alera(0.1), 1),
-        (salera_optax.page_hinkley(optax.adam(0.1)), optax.adam(0.1), 1),
-        (salera_optax.page_hinkley(optax.adam(0.1), rollback=False), optax.adam(0.1), 0),
+        (salera_optax.salera(0.1), salera_optax.alera(0.1), 1, 0),
+        (salera_optax.page_hinkley(optax.adam(0.1)), optax.adam(0.1), 1, 0),
+        (salera_optax.page_hinkley(optax.adam(0.1), rollback=False), optax.adam(0.1), 0, 1),
     ],
     ids=["salera", "adam", "adam, no rollback"],
 )
-def test_the_guard_needs_its_snapshots_and_one_temporary_and_copies_nothing(
-    guarded, plain, snapshots
+def test_the_guard_needs_a_snapshot_or_a_temporary_and_copies_nothing(
+    guarded, plain, snapshots, temporaries
 ):
     params = {name: jnp.ones((500, 300)) for name in "ab"}  # no multiples of 32
     unit = 2 * 500 * 300 * 4
@@ -520,7 +562,7 @@ def test_the_guard_needs_its_snapshots_and_one_temporary_and_copies_nothing(
     assert not copies(step, "f32[500,300]")
     assert memory.alias_size_in_bytes > memory.output_size_in_bytes - 1000  # all in place
     extra = memory.temp_size_in_bytes - compiled(plain).memory_analysis().temp_size_in_bytes
-    assert extra <= 1.05 * unit
+    assert extra <= (temporaries + 0.05) * unit
     assert 4 * (numbers(guarded) - numbers(plain)) == pytest.approx(
         snapshots * unit, rel=0.01, abs=2000
     )
