@@ -5,10 +5,10 @@ import click
 from benchmarks.cost_command import cost
 from benchmarks.detector_command import detector
 from benchmarks.faults_command import faults
-from benchmarks.grid_command import grid
-from benchmarks.report import report
+from benchmarks.grid.command import grid
+from benchmarks.grid.report import report
 from benchmarks.tasks.command import tasks
-from benchmarks.train_command import train
+from benchmarks.train.command import train
 
 
 @click.group()

@@ -16,7 +16,7 @@ import optax
 import salera_optax
 from benchmarks.data import Dataset
 from benchmarks.guards import REPLICAS, Guard
-from benchmarks.train import Examples, evaluate, keys
+from benchmarks.training import Examples, evaluate, keys
 
 EVERY = 5  # steps between two evaluations
 BATCH = 64

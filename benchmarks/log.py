@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 from tensorboardX import FileWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
@@ -78,6 +79,17 @@ def read_log(folder: Path) -> Log:
         line = json.loads(text)
         lines[line.pop("kind")].append(line)
     return Log(lines["config"][0], lines["step"], lines["epoch"])
+
+
+def alarms_of(log: Log) -> npt.NDArray[np.int64]:
+    """The steps that raised an alarm."""
+    return np.array([line["step"] for line in log.steps if line["alarm"]], dtype=np.int64)
+
+
+def losses_of(log: Log) -> npt.NDArray[np.float64]:
+    """The minibatch losses; NaN where one cannot be drawn on a logarithmic scale."""
+    losses = np.array([line["loss"] for line in log.steps], dtype=np.float64)
+    return np.where(losses > 0, losses, np.nan)
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

@@ -16,7 +16,9 @@ from jax.sharding import PartitionSpec as P
 
 import salera_optax
 from benchmarks import data as datasets
-from benchmarks.grid import Results, Run, run_grid
+from benchmarks.grid.measure import run_grid
+from benchmarks.grid.results import Results
+from benchmarks.run import Run
 
 STEPS = 30
 ALARM = 20  # the last step whose targets are wrong, which is certain then

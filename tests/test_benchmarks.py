@@ -18,10 +18,11 @@ from click.testing import CliRunner, Result
 from tensorboardX.proto.event_pb2 import Event
 
 import salera_optax
-from benchmarks import data, models, optimizers, plots, train
+from benchmarks import data, models, optimizers, training
 from benchmarks.__main__ import main
 from benchmarks.log import Log, read_log
-from benchmarks.run import Trainer
+from benchmarks.train.measure import Trainer
+from benchmarks.train.picture import save_comparison, save_picture
 
 PREPARED = Path(__file__).parent.parent.parent / "shared" / "data" / "tfds"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -31,8 +32,8 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["train", *map(str, arguments)])
 
 
-def digits_on_device() -> train.Examples:
-    return train.Examples(*map(jax.numpy.asarray, data.load("digits").train))
+def digits_on_device() -> training.Examples:
+    return training.Examples(*map(jax.numpy.asarray, data.load("digits").train))
 
 
 def strict_lines(path: Path) -> list[dict[str, Any]]:
@@ -166,11 +167,13 @@ def test_every_optimizer_learns_at_its_default_learning_rate(name: str):
     (values,) = optimizers.hyperparameters([name], {})
     tx = optimizers.build(name, values, total_steps=400, minibatch_ratio=0.01)
     examples = digits_on_device()
-    carry = train.init(model, tx, jax.random.key(0), examples)
-    epochs = [train.epoch_order(jax.random.key(0), e, examples.labels.size, 15) for e in range(4)]
+    carry = training.init(model, tx, jax.random.key(0), examples)
+    epochs = [
+        training.epoch_order(jax.random.key(0), e, examples.labels.size, 15) for e in range(4)
+    ]
     order = jax.numpy.concatenate(epochs)
 
-    _, records = jax.jit(partial(train.train_chunk, model, tx))(carry, examples, order)
+    _, records = jax.jit(partial(training.train_chunk, model, tx))(carry, examples, order)
 
     assert records.loss[-20:].mean() < 0.7 * records.loss[0]
     for key, rate in records.metrics.items():
@@ -403,12 +406,14 @@ def test_the_adding_problem_asks_for_the_sum_of_the_marked_values():
 @pytest.mark.parametrize("model", [name for name in models.MODELS if "m4" not in name])
 def test_every_model_takes_images_and_sequences(model: str, dataset: str):
     network = models.MODELS[model](dataset)
-    examples = train.Examples(*(jax.numpy.asarray(part[:20]) for part in data.load(dataset).test))
-    carry = train.init(
+    examples = training.Examples(
+        *(jax.numpy.asarray(part[:20]) for part in data.load(dataset).test)
+    )
+    carry = training.init(
         network, optimizers.OPTIMIZERS["sgd"].factory(0), jax.random.key(0), examples
     )
 
-    evaluation = train.evaluate(network, train.variables(carry, None), examples)
+    evaluation = training.evaluate(network, training.variables(carry, None), examples)
 
     assert 0 < evaluation.error <= 1
     assert 0 < evaluation.loss < 5
@@ -426,11 +431,11 @@ def test_a_number_is_wrong_when_it_is_not_within_the_tolerance_of_the_label():
             return inputs
 
     outputs = np.array([[1.0], [1.07], [0.91], [np.nan]], np.float32)
-    examples = train.Examples(jax.numpy.asarray(outputs), jax.numpy.ones(4))
+    examples = training.Examples(jax.numpy.asarray(outputs), jax.numpy.ones(4))
 
-    assert train.evaluate(Echo(), {}, examples).error == 0.5
-    assert train.evaluate(
-        Echo(), {}, train.Examples(examples.inputs[:3], examples.labels[:3])
+    assert training.evaluate(Echo(), {}, examples).error == 0.5
+    assert training.evaluate(
+        Echo(), {}, training.Examples(examples.inputs[:3], examples.labels[:3])
     ).loss == pytest.approx((0.07**2 + 0.09**2) / 3, rel=1e-5)
 
 
@@ -459,7 +464,7 @@ def test_mnist_trains_from_a_prepared_directory_and_is_decoded_only_once(
 
 def test_an_epoch_takes_every_image_once_and_each_epoch_in_its_own_order():
     key = jax.random.key(0)
-    first, second = (np.asarray(train.epoch_order(key, epoch, 100, 10)) for epoch in (1, 2))
+    first, second = (np.asarray(training.epoch_order(key, epoch, 100, 10)) for epoch in (1, 2))
 
     assert sorted(first.ravel()) == list(range(100))
     assert first.shape == second.shape == (10, 10)
@@ -473,9 +478,9 @@ def test_a_vectorised_run_over_seeds_gives_what_each_seed_gives_alone():
 
     @jax.jit
     def losses(key: jax.Array) -> jax.Array:
-        order = train.epoch_order(key, 1, examples.labels.size, 100)
-        carry = train.init(model, tx, key, examples)
-        return train.train_chunk(model, tx, carry, examples, order)[1].loss
+        order = training.epoch_order(key, 1, examples.labels.size, 100)
+        carry = training.init(model, tx, key, examples)
+        return training.train_chunk(model, tx, carry, examples, order)[1].loss
 
     keys = jax.random.split(jax.random.key(0), 2)
     together = jax.vmap(losses)(keys)
@@ -502,8 +507,8 @@ def test_the_picture_copes_with_many_groups_alarms_and_losses_that_are_not_finit
         epochs=[{"epoch": i, "test_error": error} for i, error in enumerate((0.9, 0.1, 0.0))],
     )
 
-    plots.save_picture(log, tmp_path / "picture.png")
-    plots.save_comparison([log] * 8, tmp_path / "comparison.png")
+    save_picture(log, tmp_path / "picture.png")
+    save_comparison([log] * 8, tmp_path / "comparison.png")
 
     for name in ("picture.png", "comparison.png"):
         assert (tmp_path / name).read_bytes().startswith(PNG)

@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import data, grid, run
+from benchmarks import data
 from benchmarks.__main__ import main
-from benchmarks.figures import best_divisor, dividing_cost
-from benchmarks.grid import Results, Run, run_grid
-from benchmarks.grid_command import space
+from benchmarks.grid import measure
+from benchmarks.grid.divisor import best_divisor, dividing_cost
+from benchmarks.grid.frame import as_frame
+from benchmarks.grid.measure import run_grid
+from benchmarks.grid.report import write_report
+from benchmarks.grid.results import Results
+from benchmarks.grid.space import space
 from benchmarks.log import read_log
-from benchmarks.report import table, write_report
+from benchmarks.run import Run
+from benchmarks.train.measure import Trainer
 
 
 def a_run(optimizer="sgd", seed=0, model="m0", **hyperparameters):
@@ -38,8 +43,7 @@ def test_a_run_of_the_grid_is_that_of_the_training_command(tmp_path: Path, name:
     run_grid(runs, dataset, Results(tmp_path / "grid"))
 
     for one in runs:
-        config = run.Config("digits", "m0", name, dict(one.hyperparameters), 2, 0.05, one.seed)
-        run.Trainer(config, dataset).run(tmp_path / "one")
+        Trainer(one, dataset).run(tmp_path / "one")
         epochs = read_log(tmp_path / "one").epochs[1:]
         result = outcomes(tmp_path / "grid")[one]
         expected = [line["test_error"] for line in epochs]
@@ -90,7 +94,7 @@ def test_runs_that_do_not_fit_into_the_memory_are_run_in_smaller_numbers(
         sizes.append(jax.tree.leaves(carry)[0].shape[0])
         return sizes[-1] <= 2
 
-    monkeypatch.setattr(grid, "_fits", fits)
+    monkeypatch.setattr(measure, "_fits", fits)
     runs = [a_run(learning_rate=rate) for rate in (0.1, 0.2, 0.3, 0.4, 0.5)]
     run_grid(runs, data.load("digits"), Results(tmp_path))
     assert set(outcomes(tmp_path)) == set(runs)
@@ -102,7 +106,7 @@ def test_a_run_that_diverges_has_a_result_like_any_other(tmp_path: Path):
 
     (line,) = (tmp_path / "digits-m2.jsonl").read_text().splitlines()
     assert json.loads(line)["train_loss"] == [None, None]
-    assert table(Results(tmp_path))["failed"].all()
+    assert as_frame(Results(tmp_path))["failed"].all()
 
 
 def test_the_slices_are_those_of_the_paper():
@@ -128,10 +132,10 @@ def test_the_command_runs_a_slice_and_reports_on_it(tmp_path: Path):
         assert result.exit_code == 0, result.output
         assert f"{new} of 2 runs were new." in result.output
 
-    result = command("report", "--runs", tmp_path / "runs")
+    result = command("report", "--runs", tmp_path / "runs", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     text = (tmp_path / "README.md").read_text()
-    frame = table(Results(tmp_path / "runs"))
+    frame = as_frame(Results(tmp_path / "runs"))
     for error in frame[frame["setting"] == ""]["error"]:
         assert f"{error:.2f}" in text
     assert "## digits, m0, minibatch 1 %, epochs: 2" in text
@@ -156,7 +160,7 @@ def test_the_report_counts_failures_and_finds_the_robust_setting(tmp_path: Path)
     for alpha, by_rate in errors.items():
         for rate, error in by_rate.items():
             add_result(results, a_run("alera", alpha=alpha, learning_rate=rate), [1.0, error])
-    frame = table(results)
+    frame = as_frame(results)
     assert frame["failed"].sum() == 1
     write_report(frame, tmp_path)
     overall, one_setting, best, robust, failed, _ = rows_of(tmp_path, "alera")
@@ -174,7 +178,7 @@ def test_a_long_run_is_measured_after_5_epochs_too_unless_its_rate_follows_a_sch
     errors = [index / 100 for index in range(30, 10, -1)]
     for name in ("adam", "cosine-adam"):
         add_result(results, a_run(name)._replace(epochs=20), errors)
-    frame = table(results)
+    frame = as_frame(results)
     measured = frame.set_index(["optimizer", "epochs"])["error"].to_dict()
     assert measured == pytest.approx({("adam", 5): 26, ("adam", 20): 11, ("cosine-adam", 20): 11})
     assert frame.set_index("epochs")["alarms"][5] == 5
@@ -190,7 +194,7 @@ def test_a_setting_must_be_robust_over_the_problems_together(tmp_path: Path):
     for model, errors in (("m0", (0.1, 0.4, 0.2, 0.3)), ("m2", (0.4, 0.1, 0.2, 0.3))):
         for rate, error in zip((0.1, 0.2, 0.3, 0.4), errors, strict=True):
             add_result(results, a_run("adam", model=model, learning_rate=rate), [1.0, error])
-    write_report(table(results), tmp_path)
+    write_report(as_frame(results), tmp_path)
     best, robust, *_ = rows_of(tmp_path, "adam")
     assert best[1:] == ["10.00", "10.00"]
     assert robust[1:] == ["", "0.3", "20.00", "20.00"]
@@ -201,7 +205,7 @@ def test_runs_with_several_factors_are_compared_apart_from_the_others(tmp_path: 
     for factor, error in ((1 / 2, 0.3), (1 / 4, 0.2)):
         add_result(results, a_run("salera", factor=factor), [1.0, error])
     add_result(results, a_run("adam"), [1.0, 0.4])
-    write_report(table(results), tmp_path)
+    write_report(as_frame(results), tmp_path)
     assert not rows_of(tmp_path, "salera")
     for divisor, error in (("2", "30.00"), ("4", "20.00")):
         assert rows_of(tmp_path, divisor) == [[divisor, "1", "0", error, error, "2.00"]]
@@ -217,7 +221,7 @@ def test_runs_with_several_gains_are_compared_apart_from_the_others(tmp_path: Pa
         for seed, error in enumerate(errors):
             run = a_run("salera", seed=seed, gain=gain, learning_rate=rate)
             add_result(results, run, [1.0, error], alarms=seed)
-    write_report(table(results), tmp_path)
+    write_report(as_frame(results), tmp_path)
     assert rows_of(tmp_path, "salera") == [["salera", "rates", "seeds", "1e-06", "1e-05"]]
     assert rows_of(tmp_path, "digits m0 5 %, 2") == [
         ["digits m0 5 %, 2", "1", "1", "", "25.00 to 25.00 (0)"],

@@ -1,15 +1,13 @@
 """Many runs at once: hyperparameters side by side in one program, on all devices.
 
 Runs of one seed go together: they take the same minibatches, which are then gathered once for all.
-Each run that ends is one line of JSON; what has its line already is not run again.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,46 +17,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
-from benchmarks import models, optimizers, train
+from benchmarks import models, optimizers, training
 from benchmarks.data import Dataset
-from benchmarks.log import append_line, read_lines
+from benchmarks.grid.results import Results
+from benchmarks.run import Run
 
 _AT_ONCE = 8  # on a CPU, which more do not make faster; all are lost when the program is killed
 _AT_ONCE_ON_ACCELERATOR = 128  # on each; an optimizer's part of the paper's grid is 96
 _MEMORY_USED = 0.8  # of what the device has
-
-
-class Run(NamedTuple):
-    """What defines a run of the grid.
-
-    Attributes:
-      dataset: one of `data.DATASETS`.
-      model: one of `models.MODELS`.
-      minibatch_ratio: size of a minibatch over that of the training set.
-      epochs: passes over the training set; a schedule ends with the last.
-      optimizer: one of `optimizers.OPTIMIZERS`.
-      hyperparameters: name and value of those that are chosen, in alphabetical order.
-      seed: of the initial parameters and of the order of the examples.
-    """
-
-    dataset: str
-    model: str
-    minibatch_ratio: float
-    epochs: int
-    optimizer: str
-    hyperparameters: tuple[tuple[str, Any], ...]
-    seed: int
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """The hyperparameters that may differ between the runs of one program."""
-        return {name: v for name, v in self.hyperparameters if isinstance(v, float)}
-
-    @property
-    def program(self) -> str:
-        """What the runs that go side by side have in common, as text to sort by."""
-        fixed = [(name, name in self.numbers or value) for name, value in self.hyperparameters]
-        return repr((*self[:5], fixed, self.seed))
 
 
 class Epoch(NamedTuple):
@@ -75,31 +41,6 @@ class Epoch(NamedTuple):
     alarms: jax.Array
 
 
-class Results:
-    """The runs that have ended, in a folder, one file per data set and model.
-
-    Args:
-      folder: need not exist.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __iter__(self) -> Iterator[tuple[Run, dict[str, Any]]]:
-        """Every run with what `add` was given for it last; a line cut short is left out."""
-        found = {}
-        for path in sorted(self.folder.glob("*.jsonl")):
-            for record in read_lines(path):
-                record["hyperparameters"] = tuple(record["hyperparameters"].items())
-                found[Run(*(record.pop(name) for name in Run._fields))] = record
-        return iter(found.items())
-
-    def add(self, run: Run, result: dict[str, Any]) -> None:
-        """Adds one line, at once on disk; numbers that are not finite become null."""
-        record = run._asdict() | {"hyperparameters": dict(run.hyperparameters)} | result
-        append_line(self.folder / f"{run.dataset}-{run.model}.jsonl", record)
-
-
 def run_grid(runs: Iterable[Run], dataset: Dataset, results: Results) -> int:
     """Does all of `runs` that have no result yet, under a progress bar.
 
@@ -112,16 +53,17 @@ def run_grid(runs: Iterable[Run], dataset: Dataset, results: Results) -> int:
       How many had none.
     """
     done = {run for run, _ in results}
-    left = sorted(set(runs) - done, key=lambda run: (run.program, run.hyperparameters))
+    left = sorted(set(runs) - done, key=lambda run: (_program(run), run.hyperparameters))
     mesh = jax.make_mesh((jax.device_count(),), ("runs",), (AxisType.Auto,))
     examples = [
-        train.Examples(*jax.device_put(tuple(split), NamedSharding(mesh, P()))) for split in dataset
+        training.Examples(*jax.device_put(tuple(split), NamedSharding(mesh, P())))
+        for split in dataset
     ]
     with (
         jax.default_matmul_precision("float32"),  # a GPU would multiply in TensorFloat-32
         tqdm(total=sum(run.epochs for run in left), unit=" epochs", disable=None) as bar,
     ):
-        for _, same in groupby(left, key=lambda run: run.program):
+        for _, same in groupby(left, key=_program):
             waiting = list(same)
             while waiting:
                 together = _Together(waiting, examples, mesh)
@@ -135,7 +77,9 @@ def run_grid(runs: Iterable[Run], dataset: Dataset, results: Results) -> int:
 class _Together:
     """The first of `runs`, which share a program: as many as the devices hold side by side."""
 
-    def __init__(self, runs: Sequence[Run], examples: Sequence[train.Examples], mesh: Mesh) -> None:
+    def __init__(
+        self, runs: Sequence[Run], examples: Sequence[training.Examples], mesh: Mesh
+    ) -> None:
         self.examples, self.epochs = examples, runs[0].epochs
         device, devices = mesh.devices.flat[0], mesh.devices.size
         most = _AT_ONCE if device.platform == "cpu" else _AT_ONCE_ON_ACCELERATOR * devices
@@ -148,8 +92,8 @@ class _Together:
             filled = -(-self.size // devices) * devices
             members = [runs[index % self.size] for index in range(filled)]
             numbers = {
-                name: np.array([run.numbers[name] for run in members], np.float32)
-                for name in members[0].numbers
+                name: np.array([_numbers(run)[name] for run in members], np.float32)
+                for name in _numbers(members[0])
             }
             self.members = (seed, jax.device_put(numbers, split))
             self.start = jax.jit(start, out_shardings=split)
@@ -189,11 +133,23 @@ class _Together:
         ]
 
 
+def _numbers(run: Run) -> dict[str, float]:
+    """The hyperparameters that may differ between the runs of one program."""
+    return {name: value for name, value in run.hyperparameters if isinstance(value, float)}
+
+
+def _program(run: Run) -> str:
+    """What the runs that go side by side have in common, as text to sort by."""
+    numbers = _numbers(run)
+    fixed = [(name, name in numbers or value) for name, value in run.hyperparameters]
+    return repr((*run[:5], fixed, run.seed))
+
+
 def _functions(run: Run, size: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """How runs like this one start, and how they go through an epoch; over members at once."""
     model = models.MODELS[run.model](run.dataset)
-    batch_size = train.batch_size(size, run.minibatch_ratio)
-    fixed = {name: value for name, value in run.hyperparameters if name not in run.numbers}
+    batch_size = training.batch_size(size, run.minibatch_ratio)
+    fixed = {name: value for name, value in run.hyperparameters if name not in _numbers(run)}
     averaged = optimizers.OPTIMIZERS[run.optimizer].averaged
 
     def optimizer(numbers: dict[str, jax.Array]) -> Any:
@@ -205,23 +161,23 @@ def _functions(run: Run, size: int) -> tuple[Callable[..., Any], Callable[..., A
         )
 
     def start(
-        seed: jax.Array, numbers: dict[str, jax.Array], examples: train.Examples
-    ) -> train.Carry:
-        key, _ = train.keys(seed)
-        return train.init(model, optimizer(numbers), key, examples)
+        seed: jax.Array, numbers: dict[str, jax.Array], examples: training.Examples
+    ) -> training.Carry:
+        key, _ = training.keys(seed)
+        return training.init(model, optimizer(numbers), key, examples)
 
     def epoch(
-        carry: train.Carry,
+        carry: training.Carry,
         seed: jax.Array,
         numbers: dict[str, jax.Array],
         index: int,
-        examples: train.Examples,
-        test: train.Examples,
-    ) -> tuple[train.Carry, Epoch]:
-        _, key = train.keys(seed)
-        order = train.epoch_order(key, index, size, batch_size)
-        carry, records = train.train_chunk(model, optimizer(numbers), carry, examples, order)
-        measured = train.evaluate(model, train.variables(carry, averaged), test)
+        examples: training.Examples,
+        test: training.Examples,
+    ) -> tuple[training.Carry, Epoch]:
+        _, key = training.keys(seed)
+        order = training.epoch_order(key, index, size, batch_size)
+        carry, records = training.train_chunk(model, optimizer(numbers), carry, examples, order)
+        measured = training.evaluate(model, training.variables(carry, averaged), test)
         alarms = jnp.asarray(records.metrics.get("alarm", jnp.zeros((), bool))).sum()
         return carry, Epoch(measured.error, records.loss.mean(), alarms)
 

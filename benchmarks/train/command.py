@@ -9,10 +9,13 @@ from typing import Any
 
 import click
 
-from benchmarks import data, models, optimizers, plots
+from benchmarks import data, models, optimizers
 from benchmarks.choices import Choice
 from benchmarks.log import LOG, read_log
-from benchmarks.run import Config, Result, Trainer
+from benchmarks.paths import WRITTEN
+from benchmarks.run import Run, ordered
+from benchmarks.train.measure import Result, Trainer
+from benchmarks.train.picture import save_comparison, save_picture
 
 
 class _Finite(click.FloatRange):
@@ -100,7 +103,7 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for log.jsonl, training.png and TensorBoard's event file; an earlier run there is "
     "overwritten. Several optimizers have a folder each inside, beside comparison.png.  "
-    "[default: one in runs/ named after the run]",
+    "[default: one in runs/train/ named after the run]",
 )
 @_hyperparameter_options
 def train(
@@ -124,18 +127,18 @@ def train(
     dataset = dataset or models.default_dataset(model)
     try:
         configs = [
-            Config(
+            Run(
                 dataset=dataset,
                 model=model or models.default_model(dataset),
                 optimizer=name,
-                hyperparameters=values,
+                hyperparameters=ordered(values),
                 epochs=epochs,
                 minibatch_ratio=minibatch_ratio,
                 seed=seed,
             )
             for name, values in zip(names, optimizers.hyperparameters(names, given), strict=True)
         ]
-        out = out or Path("runs") / _name(configs, given)
+        out = out or WRITTEN / "train" / _name(configs, given)
         folders = [out / name for name in names] if len(names) > 1 else [out]
         with _made(folders):  # before the data are loaded: they may be refused
             examples = data.load(dataset, data_dir)
@@ -146,7 +149,7 @@ def train(
         raise click.ClickException(str(error)) from error
     if len(folders) > 1:
         picture = out / "comparison.png"
-        plots.save_comparison([read_log(folder) for folder in folders], picture)
+        save_comparison([read_log(folder) for folder in folders], picture)
         click.echo(f"Together: {picture}")
 
 
@@ -174,18 +177,20 @@ def _train_one(trainer: Trainer, folder: Path) -> None:
         click.echo(f"{config.optimizer} interrupted. Its log so far: {folder / LOG}", err=True)
         raise
     picture = folder / "training.png"
-    plots.save_picture(read_log(folder), picture)
+    save_picture(read_log(folder), picture)
     click.echo(
         f"{_summary(config, result, time.perf_counter() - start)} "
         f"Log: {folder / LOG}  Picture: {picture}"
     )
 
 
-def _name(configs: Sequence[Config], given: dict[str, Any]) -> str:
+def _name(configs: Sequence[Run], given: dict[str, Any]) -> str:
     """A folder for every configuration, or for every set of them that differ in the optimizer."""
     first = configs[0]
     names = "+".join(config.optimizer for config in configs)
-    rates = dict.fromkeys(f"{config.hyperparameters['learning_rate']:g}" for config in configs)
+    rates = dict.fromkeys(
+        f"{dict(config.hyperparameters)['learning_rate']:g}" for config in configs
+    )
     chosen = "".join(f"-{key}{v}" for key, v in sorted(given.items()) if key != "learning_rate")
     return (
         f"{first.dataset}-{first.model}-{names}-{'+'.join(rates)}{chosen}"
@@ -193,7 +198,7 @@ def _name(configs: Sequence[Config], given: dict[str, Any]) -> str:
     )
 
 
-def _summary(config: Config, result: Result, seconds: float) -> str:
+def _summary(config: Run, result: Result, seconds: float) -> str:
     """The line at the end, for people."""
     return (
         f"{config.optimizer} on {config.dataset}: {result.verdict}"

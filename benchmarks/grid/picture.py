@@ -1,8 +1,7 @@
-"""The figures of the report, each from results that are on disk."""
+"""The pictures of the report, each from results that are on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,16 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
-from scipy.special import lambertw
 
-from benchmarks.log import Log
+from benchmarks.grid.divisor import best_divisor, dividing_cost
+from benchmarks.log import Log, alarms_of, losses_of
 from benchmarks.plots import (
     ALARM,
     ALARM_WIDTH,
     COLOURS,
     STYLE,
-    alarms_of,
-    losses_of,
     mark_alarms,
     palette,
 )
@@ -126,30 +123,6 @@ def save_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) -> No
         figure.legend(loc="outside right upper", frameon=False)
         figure.supylabel("test error (%)")
         figure.savefig(path)
-
-
-def dividing_cost(divisor: Any, alarm_cost: float) -> Any:
-    """Expected cost of dividing the rate by `divisor` at every alarm.
-
-    A rate too large by an unknown factor, its logarithm spread evenly over a range, needs
-    range / ln(divisor) alarms, and then lies below the largest that works by a factor of up to
-    `divisor`, (divisor - 1) / ln(divisor) in the mean, by which the rest of the run is slower:
-
-        J = (alarm_cost + divisor - 1) / ln(divisor)
-
-    Args:
-      divisor: zeta, greater than 1.
-      alarm_cost: what all alarms of a divisor e cost together, over the length of the run.
-
-    Returns:
-      J(zeta), without unit.
-    """
-    return (alarm_cost + divisor - 1) / np.log(divisor)
-
-
-def best_divisor(alarm_cost: float) -> float:
-    """Where `dividing_cost` is least: zeta (ln(zeta) - 1) = alarm_cost - 1, by Lambert's W."""
-    return float(np.exp(1 + lambertw((alarm_cost - 1) / np.e).real))
 
 
 def save_dividing_cost(measured: pd.DataFrame, path: Path) -> None:

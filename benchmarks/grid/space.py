@@ -1,22 +1,16 @@
-"""`python -m benchmarks grid`: slices of the paper's space of experiments, resumable."""
+"""The paper's space of experiments, in slices."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
-
-from benchmarks import data, models, optimizers
-from benchmarks.choices import Choice
-from benchmarks.grid import Results, Run, run_grid
-
-RESULTS = Path(__file__).parent / "results" / "runs"
+from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.run import Run, ordered
 
 _DECADES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _HALF_DECADES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 
-Axes = dict[str, tuple[Any, ...]]
+Settings = dict[str, tuple[Any, ...]]
 
 
 class Slice(NamedTuple):
@@ -29,16 +23,16 @@ class Slice(NamedTuple):
     """
 
     learning_rates: tuple[float, ...]
-    axes: dict[str, Axes]
+    axes: dict[str, Settings]
 
 
-def _alera(alphas: tuple[float, ...], cs: tuple[float, ...], **others: Any) -> Axes:
+def _alera(alphas: tuple[float, ...], cs: tuple[float, ...], **others: Any) -> Settings:
     """ALERA as in the paper: one rate per layer, and C in units of the authors' deviation."""
-    axes: Axes = {"alpha": alphas, "gain": cs, "std": ("authors",)}
+    axes: Settings = {"alpha": alphas, "gain": cs, "std": ("authors",)}
     return axes | {name: (value,) for name, value in others.items()}
 
 
-def _paper(alera: Callable[[float, float], tuple[Any, Any]]) -> dict[str, Axes]:
+def _paper(alera: Callable[[float, float], tuple[Any, Any]]) -> dict[str, Settings]:
     """The family of ALERA, each with the alphas and the Cs for its robust setting."""
     layers: dict[str, Any] = {"groups": "module"}
     published = _alera(*alera(0.01, 3e-6))
@@ -54,7 +48,7 @@ def _paper(alera: Callable[[float, float], tuple[Any, Any]]) -> dict[str, Axes]:
 
 _ALL = ((0.001, 0.01, 0.1, 0.25), (3e-8, 3e-7, 3e-6, 3e-5))
 _GAINS = (2.12e-6, 6.7e-6, 2.12e-5, 6.7e-5)
-_PEERS: dict[str, Axes] = {"nag": {"momentum": (0.9,)}, "adagrad": {}, "adam": {}}
+_PEERS: dict[str, Settings] = {"nag": {"momentum": (0.9,)}, "adagrad": {}, "adam": {}}
 
 SLICES = {
     "paper": Slice(
@@ -69,7 +63,7 @@ SLICES = {
     "robust": Slice(_DECADES, {**_paper(lambda alpha, c: ((alpha,), (c,))), **_PEERS}),
     "defaults": Slice(
         _HALF_DECADES,
-        {name: {} for name, recipe in optimizers.OPTIMIZERS.items() if not recipe.guarded},
+        {name: {} for name, recipe in OPTIMIZERS.items() if not recipe.guarded},
     ),
     "gain": Slice(
         _HALF_DECADES,
@@ -129,78 +123,6 @@ def space(
             )
         axes = chosen.axes[name] | {"learning_rate": learning_rates or chosen.learning_rates}
         for values in product(*axes.values()):
-            hyperparameters = tuple(sorted(zip(axes, values, strict=True)))
+            hyperparameters = ordered(dict(zip(axes, values, strict=True)))
             for seed in range(seeds):
                 yield Run(dataset, model, minibatch_ratio, epochs, name, hyperparameters, seed)
-
-
-@click.command(context_settings={"show_default": True})
-@click.option("--slice", "slice_name", type=Choice(list(SLICES)), default="defaults")
-@click.option("--dataset", type=Choice(data.DATASETS), default="mnist")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="TFDS directory that has mnist or cifar10; only read. Without it TFDS downloads them.",
-)
-@click.option("--model", type=Choice(list(models.MODELS)), default="m2")
-@click.option(
-    "--optimizer",
-    "names",
-    type=Choice(list(optimizers.OPTIMIZERS)),
-    multiple=True,
-    help="May be given several times.  [default: all of the slice]",
-)
-@click.option(
-    "--learning-rate",
-    "learning_rates",
-    type=click.FloatRange(min=0),
-    multiple=True,
-    help="Initial one, may be given several times.  [default: all of the slice]",
-)
-@click.option("--epochs", type=click.IntRange(min=1), default=5)
-@click.option("--minibatch-ratio", type=click.FloatRange(0, 1, min_open=True), default=0.01)
-@click.option("--seeds", type=click.IntRange(min=1), default=1, help="How many, from 0 on.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=RESULTS,
-    show_default="results/runs beside the program",
-    help="Folder of the results; runs that are there already are not run again.",
-)
-def grid(
-    slice_name: str,
-    dataset: str,
-    data_dir: Path | None,
-    model: str,
-    names: Sequence[str],
-    learning_rates: Sequence[float],
-    epochs: int,
-    minibatch_ratio: float,
-    seeds: int,
-    out: Path,
-) -> None:
-    """Does all runs of a slice of the experiments, many at once.
-
-    Each run that ends adds one line of JSON to the results, so an interrupted grid goes on where it
-    was. paper: the paper's whole grid. robust: its robust settings, and those of its rivals.
-    defaults: every optimizer at its defaults, over seven decades of initial learning rates.
-    gain: ALERA, SALERA and SPALERA at their defaults, but for larger and larger gains.
-    divisor: SALERA where it explodes most often, with several dividing factors.
-    """
-    try:
-        runs = list(
-            space(
-                slice_name,
-                dataset,
-                model,
-                minibatch_ratio=minibatch_ratio,
-                epochs=epochs,
-                seeds=seeds,
-                names=names,
-                learning_rates=learning_rates,
-            )
-        )
-        new = run_grid(runs, data.load(dataset, data_dir), Results(out))
-    except (ValueError, OSError, data.DataError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(f"{new} of {len(runs)} runs were new. Results: {out}")
