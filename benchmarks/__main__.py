@@ -2,8 +2,8 @@
 
 import click
 
-from benchmarks.cost_command import cost
-from benchmarks.detector_command import detector
+from benchmarks.cost.command import cost
+from benchmarks.detector.command import detector
 from benchmarks.faults_command import faults
 from benchmarks.grid.command import grid
 from benchmarks.grid.report import report

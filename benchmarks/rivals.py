@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.detectors import stands_out
+from benchmarks.outliers import stands_out
 
 _WINDOW = 128
 

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 import salera_optax
-from benchmarks import cost
 from benchmarks.__main__ import main
+from benchmarks.cost import measure, tables
 
 
 @pytest.mark.slow
@@ -18,8 +18,9 @@ def test_the_costs_are_written_as_a_table_as_json_and_as_a_picture(
 ):
     tx = salera_optax.page_hinkley(optax.sgd(1e-3))
     makers = {"adam": lambda: optax.adam(1e-3), "guarded": lambda: tx}
-    monkeypatch.setattr(cost, "OPTIMIZERS", makers)
-    monkeypatch.setattr(cost, "FEW", tuple(makers))
+    monkeypatch.setattr(measure, "MEASURED", makers)
+    for module in (measure, tables):
+        monkeypatch.setattr(module, "FEW", tuple(makers))
     sizes = ["--parameters", "400", "--largest", "10000", "--leaves", "10", "--rounds", "1"]
     result = CliRunner().invoke(main, ["cost", *sizes, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output

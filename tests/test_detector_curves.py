@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import streams
 from benchmarks.__main__ import main
-from benchmarks.detector_command import RESULTS, delays, false_alarms, write_tables
-from benchmarks.detectors import DETECTORS
-from benchmarks.operating_curves import save_operating_curves
+from benchmarks.detector import streams
+from benchmarks.detector.detectors import COMPARED
+from benchmarks.detector.measure import delays, false_alarms
+from benchmarks.detector.picture import save_picture
+from benchmarks.detector.tables import write_tables
+from benchmarks.paths import COMMITTED
 
 
 # Not Student's t(3): its fourth moment is infinite, so that the deviation of a sample tells little.
@@ -34,7 +36,7 @@ def test_the_rule_of_six_deviations_is_that_of_a_plain_loop():
             window = stream[max(step - 128, 0) : step].astype(np.float64)
             row[step] = stream[step] - window.mean() > 6 * window.std(ddof=1)
     assert expected.any()
-    found = DETECTORS["mean + 6 deviations of 128"].alarms(losses)
+    found = COMPARED["mean + 6 deviations of 128"].alarms(losses)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -42,13 +44,13 @@ def test_the_rule_of_six_deviations_is_that_of_a_plain_loop():
 def test_a_detector_keeps_quiet_on_a_plateau_and_notices_a_jump(name: str):
     losses = np.random.default_rng(0).normal(1, 0.02, (2, 1000)).astype(np.float32)
     losses[:, 700:] += 1
-    alarms = DETECTORS[name].alarms(losses)
+    alarms = COMPARED[name].alarms(losses)
     assert not alarms[:, :700].any()
     assert alarms[:, 700:800].any(axis=1).all()
 
 
 def test_false_alarms_are_counted_over_all_streams():
-    row = next(false_alarms(DETECTORS["published, smoothing 1"], 2, 2100, 0))
+    row = next(false_alarms(COMPARED["published, smoothing 1"], 2, 2100, 0))
     assert (row["curve"], row["noise"], row["streams"], row["steps"]) == (
         "descent",
         "Gaussian",
@@ -59,7 +61,7 @@ def test_false_alarms_are_counted_over_all_streams():
 
 
 def test_a_delay_is_counted_from_the_change():
-    rows = {row["change"]: row for row in islice(delays(DETECTORS["robust"], 4, 0), 8)}
+    rows = {row["change"]: row for row in islice(delays(COMPARED["robust"], 4, 0), 8)}
     assert rows["jump 2"]["median"] is None
     assert rows["jump 2"]["missed"] == 1
     assert (rows["jump 50"]["median"], rows["jump 50"]["missed"]) == (2, 0), "it looks three times"
@@ -67,10 +69,11 @@ def test_a_delay_is_counted_from_the_change():
 
 
 def test_tables_and_picture_are_made_of_the_numbers(tmp_path: Path):
-    numbers = json.loads((RESULTS / "detector.json").read_text())
+    numbers = json.loads((COMMITTED / "detector.json").read_text())
     write_tables(numbers, tmp_path / "detector.md")
-    assert (tmp_path / "detector.md").read_text() == (RESULTS / "detector.md").read_text()
-    save_operating_curves(numbers, tmp_path / "detector.png")
+    text = (tmp_path / "detector.md").read_text().replace(str(tmp_path), "benchmarks/results")
+    assert text == (COMMITTED / "detector.md").read_text()
+    save_picture(numbers, tmp_path / "detector.png")
     assert (tmp_path / "detector.png").stat().st_size > 10_000
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import salera_optax
-from benchmarks import streams
+from benchmarks.detector import streams
 
 STEPS, RUNS = 20_000, 16
 ROBUST, PUBLISHED = salera_optax.robust(), salera_optax.published()

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 import salera_optax
+from benchmarks.outliers import stands_out
 
 Alarms = npt.NDArray[np.bool_]
 _AT_ONCE = 1024  # streams in one program
 
 
-class Detector(NamedTuple):
-    """How one is run.
+class StreamDetector(NamedTuple):
+    """How a detector is run over streams of losses.
 
     Attributes:
       alarms: the alarms in losses, both of the shape (streams, steps).
@@ -29,7 +30,7 @@ class Detector(NamedTuple):
 Step = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
 
 
-def _scanned(init: Callable[[], Any], step: Step) -> Detector:
+def _scanned(init: Callable[[], Any], step: Step) -> StreamDetector:
     """Of a detector in JAX: its first state, and how it takes the next loss of one stream."""
 
     @jax.jit
@@ -40,10 +41,10 @@ def _scanned(init: Callable[[], Any], step: Step) -> Detector:
         parts = range(0, len(losses), _AT_ONCE)
         return np.concatenate([np.asarray(run(losses[at : at + _AT_ONCE])) for at in parts])
 
-    return Detector(alarms)
+    return StreamDetector(alarms)
 
 
-def _ours(detector: salera_optax.Detector) -> Detector:
+def _ours(detector: salera_optax.Detector) -> StreamDetector:
     """The library's, with a gradient that never stands out."""
 
     def step(state: Any, loss: jax.Array) -> tuple[Any, jax.Array]:
@@ -53,30 +54,7 @@ def _ours(detector: salera_optax.Detector) -> Detector:
     return _scanned(lambda: detector.init(jnp.float32), step)
 
 
-def stands_out(
-    value: jax.Array,
-    window: jax.Array,
-    count: jax.Array,
-    factor: float = 6,
-    least: int | None = None,
-) -> jax.Array:
-    """Whether a value is above mean + `factor` deviations of those before: is NaN, or they are.
-
-    Args:
-      value: the newest, a scalar.
-      window: the ones before, in any order, 128 in OLMo-core and Levanter.
-      count: how many there have been.
-      factor: number of deviations, at least 0.
-      least: nothing stands out before there have been so many; by default half the window.
-    """
-    known = jnp.arange(window.size) < count
-    mean = jnp.mean(window, where=known)
-    deviation = jnp.std(window, where=known, ddof=1)
-    least = window.size // 2 if least is None else least
-    return (count >= least) & ~(value - mean <= factor * deviation)
-
-
-def _deviations(window: int = 128) -> Detector:
+def _deviations(window: int = 128) -> StreamDetector:
     """Mean + 6 deviations over a window: what OLMo-core, MaxText and Levanter skip.
 
     As there, the loss itself does not count, the losses skipped do. (Their test of the gradient is
@@ -91,7 +69,7 @@ def _deviations(window: int = 128) -> Detector:
     return _scanned(lambda: (jnp.zeros(window), jnp.zeros((), jnp.int32)), step)
 
 
-def _cusum(slack: float = 2, level: float = 17, clip: float = 8) -> Detector:
+def _cusum(slack: float = 2, level: float = 17, clip: float = 8) -> StreamDetector:
     """A plain CUSUM on the loss in units of its running mean absolute deviation."""
 
     def step(state: tuple[jax.Array, ...], loss: jax.Array) -> tuple[Any, jax.Array]:
@@ -110,7 +88,7 @@ def _cusum(slack: float = 2, level: float = 17, clip: float = 8) -> Detector:
     return _scanned(lambda: tuple(jnp.zeros(()) for _ in range(5)), step)
 
 
-def _river(name: str, share: float, **arguments: Any) -> Detector:
+def _river(name: str, share: float, **arguments: Any) -> StreamDetector:
     """One of the package river, a stream after the other; only a mean that rises is an alarm."""
 
     def alarms(losses: npt.NDArray[np.float32]) -> Alarms:
@@ -126,10 +104,10 @@ def _river(name: str, share: float, **arguments: Any) -> Detector:
                 before = after if detector.drift_detected or step % 32 == 0 else before
         return found
 
-    return Detector(alarms, share)
+    return StreamDetector(alarms, share)
 
 
-DETECTORS: dict[str, Detector] = {
+COMPARED: dict[str, StreamDetector] = {
     "robust": _ours(salera_optax.robust()),
     "published, smoothing 0.01": _ours(salera_optax.published(0.01)),
     "published, smoothing 0.1": _ours(salera_optax.published(0.1)),

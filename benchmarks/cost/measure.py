@@ -14,7 +14,7 @@ from optax import contrib
 from tqdm import tqdm
 
 import salera_optax
-from benchmarks.cost_programs import (
+from benchmarks.cost.programs import (
     Program,
     compiled,
     network,
@@ -23,7 +23,7 @@ from benchmarks.cost_programs import (
     with_alarms,
 )
 
-OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
+MEASURED: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adam": lambda: optax.adam(1e-3),
     "sgd": lambda: optax.sgd(1e-3),
     "alera": lambda: salera_optax.alera(1e-3),
@@ -117,7 +117,7 @@ def optimizer_costs(parameters: int, rounds: int) -> tuple[list[dict[str, Any]],
       bandwidth in bytes a second, that of `y + 2 x` in place, in turn with the updates.
     """
     params = network(parameters)
-    makers = {name: make() for name, make in OPTIMIZERS.items()}
+    makers = {name: make() for name, make in MEASURED.items()}
     programs = {name: whole_step(tx, params) for name, tx in makers.items()}
     rows = {
         name: memory(program, params) | {"floor_bytes": least_traffic(program.carry[1], params)}
@@ -152,7 +152,7 @@ def scaling(
     """
     table = []
     for size in tqdm(sizes, desc="sizes", leave=False, disable=None):
-        programs = {name: program(OPTIMIZERS[name](), size) for name in FEW}
+        programs = {name: program(MEASURED[name](), size) for name in FEW}
         rows: dict[str, dict[str, Any]] = {
             name: {"compile_seconds": made.seconds} for name, made in programs.items()
         }

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.detector.streams import JUMPS, NOISES
 from benchmarks.plots import COLOURS, STYLE
-from benchmarks.streams import JUMPS, NOISES
 
 _SHOWN = {
     "robust": (COLOURS[0], "o"),
@@ -23,7 +23,7 @@ _SHOWN = {
 _MISSED = 300  # where a jump is drawn that most streams miss
 
 
-def save_operating_curves(results: dict[str, Any], path: Path) -> None:
+def save_picture(results: dict[str, Any], path: Path) -> None:
     """Draws what `python -m benchmarks detector` has measured, and writes it as PNG."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.4), layout="constrained")

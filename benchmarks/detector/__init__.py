@@ -1,0 +1,1 @@
+"""Detectors alone, on losses that are made up: false alarms, and delays."""
