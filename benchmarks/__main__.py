@@ -4,7 +4,7 @@ import click
 
 from benchmarks.cost.command import cost
 from benchmarks.detector.command import detector
-from benchmarks.faults_command import faults
+from benchmarks.faults.command import faults
 from benchmarks.grid.command import grid
 from benchmarks.grid.report import report
 from benchmarks.tasks.command import tasks

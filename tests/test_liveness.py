@@ -6,7 +6,7 @@ its rates makes up for what the guard has taken: there the loss alone is compare
 
 import pytest
 
-from benchmarks.liveness import PAIRS, TROUBLES, outcomes
+from benchmarks.faults.liveness import PAIRS, TROUBLES, outcomes
 
 # What is not reached yet. Of the corrupt images most have a loss of zero, by which the data look
 # innocent; and the rates of SALERA come down late under the noise of very small minibatches.

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from benchmarks.faults import FAULTS
-from benchmarks.guards import GUARDS
+from benchmarks.faults.guards import GUARDS
+from benchmarks.faults.injection import FAULTS
 from benchmarks.plots import STYLE
 
 # Paler than the colours of lines, so that black can be read on them.
@@ -20,11 +20,11 @@ _SMALL: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
 _BREAKS = str.maketrans({" ": "\n", "_": "_", "(": "\n("})
 
 
-def save_fault_map(medians: pd.DataFrame, path: Path) -> None:
+def save_picture(medians: pd.DataFrame, path: Path) -> None:
     """Draws what `python -m benchmarks faults` has measured, and writes it as PNG.
 
     Args:
-      medians: a row for every fault and guard, see `faults_command.summary`.
+      medians: a row for every fault and guard, see `scores.summary`.
       path: of the picture.
     """
     with mpl.rc_context(STYLE | {"axes.grid": False}):

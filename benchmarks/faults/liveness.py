@@ -127,7 +127,7 @@ PAIRS = {
 """By name."""
 
 
-class Outcome(NamedTuple):
+class Outcomes(NamedTuple):
     """How the runs of one optimizer ended, arrays with an entry for every trouble.
 
     Attributes:
@@ -140,7 +140,7 @@ class Outcome(NamedTuple):
 
 
 @functools.cache
-def outcomes(name: str, guarded: bool) -> Outcome:
+def outcomes(name: str, guarded: bool) -> Outcomes:
     """Runs of one of `PAIRS`, through all troubles."""
     train, test = load("digits")
     images, labels = (jnp.concatenate(parts) for parts in zip(train, test, strict=True))
@@ -151,7 +151,7 @@ def outcomes(name: str, guarded: bool) -> Outcome:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.asarray(jnp.sum(losses * there) / jnp.sum(there))
 
-    def run(index: jax.Array) -> Outcome:
+    def run(index: jax.Array) -> Outcomes:
         def schedule(step: jax.Array) -> jax.Array:
             cosine = (1 + jnp.cos(jnp.pi * (step % 400) / 400)) / 2
             return pair.learning_rate * jnp.where(index == _RESTARTS, cosine, 1)
@@ -186,10 +186,10 @@ def outcomes(name: str, guarded: bool) -> Outcome:
         (params, state), _ = jax.lax.scan(one_step, (params, tx.init(params)), steps)
         shift = _now(index, jnp.asarray(STEPS), jnp.ones(())).labels
         loss = mean_loss(params, images, (labels + shift) % 10, jnp.ones(len(images)))
-        return Outcome(loss, optax.tree.get(state, "scale", jnp.ones(())))
+        return Outcomes(loss, optax.tree.get(state, "scale", jnp.ones(())))
 
     together = jax.jit(jax.vmap(run), compiler_options={"xla_backend_optimization_level": 1})
-    return Outcome(*jax.device_get(together(jnp.arange(len(TROUBLES)))))
+    return Outcomes(*jax.device_get(together(jnp.arange(len(TROUBLES)))))
 
 
 def _now(index: jax.Array, step: jax.Array, draw: jax.Array) -> Trouble:

@@ -15,7 +15,7 @@ import optax
 
 import salera_optax
 from benchmarks.data import Dataset
-from benchmarks.guards import REPLICAS, Guard
+from benchmarks.faults.guards import REPLICAS, GuardedOptimizer
 from benchmarks.training import Examples, evaluate, keys
 
 EVERY = 5  # steps between two evaluations
@@ -109,8 +109,8 @@ class Case(NamedTuple):
     seed: Any
 
 
-class Run(NamedTuple):
-    """How it went.
+class Course(NamedTuple):
+    """How a run went.
 
     Attributes:
       errors: share of the test images that are wrong, every `EVERY` steps.
@@ -130,12 +130,14 @@ def case(fault: Fault, start: int, seed: int) -> Case:
     return Case(_KINDS.index(fault.kind), start, fault.length, np.float32(fault.size), seed)
 
 
-def runner(guard: Guard, model: nn.Module, dataset: Dataset, steps: int) -> Callable[[Case], Run]:
+def runner(
+    guard: GuardedOptimizer, model: nn.Module, dataset: Dataset, steps: int
+) -> Callable[[Case], Course]:
     """A function, to be compiled, that does one run of a multiple of `EVERY` steps."""
     train, test = (Examples(*map(jnp.asarray, split)) for split in dataset)
     ratio = BATCH / len(train.labels)
 
-    def run(case: Case) -> Run:
+    def run(case: Case) -> Course:
         init_key, order_key = keys(case.seed)
         params = model.init(init_key, train.inputs[:1])["params"]
         state = guard.make(guard.learning_rate, ratio).init(params)
@@ -162,13 +164,15 @@ def runner(guard: Guard, model: nn.Module, dataset: Dataset, steps: int) -> Call
         same = [
             jnp.array_equal(leaf[0], leaf[1], equal_nan=True) for leaf in jax.tree.leaves(carry[0])
         ]
-        return Run(evaluation.error, evaluation.loss, alarms.reshape(-1), jnp.all(jnp.stack(same)))
+        return Course(
+            evaluation.error, evaluation.loss, alarms.reshape(-1), jnp.all(jnp.stack(same))
+        )
 
     return run
 
 
 def _faulty_step(
-    guard: Guard,
+    guard: GuardedOptimizer,
     model: nn.Module,
     case: Case,
     ratio: float,

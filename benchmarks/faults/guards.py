@@ -7,13 +7,13 @@ import jax
 import optax
 
 import salera_optax
-from benchmarks.rivals import skip_and_clip, skip_step, zclip
+from benchmarks.faults.rivals import skip_and_clip, skip_step, zclip
 
 REPLICAS = "replicas"
 """The name of the axis of the data-parallel replicas, over which every guard agrees."""
 
 
-class Guard(NamedTuple):
+class GuardedOptimizer(NamedTuple):
     """How a guarded optimizer is made.
 
     Attributes:
@@ -32,48 +32,48 @@ def _alarm(state: Any) -> jax.Array:
     return salera_optax.metrics(state)["alarm"]
 
 
-GUARDS: dict[str, Guard] = {
-    "Adam, unguarded": Guard(lambda rate, _: optax.adam(rate)),
-    "apply_if_finite": Guard(
+GUARDS: dict[str, GuardedOptimizer] = {
+    "Adam, unguarded": GuardedOptimizer(lambda rate, _: optax.adam(rate)),
+    "apply_if_finite": GuardedOptimizer(
         lambda rate, _: optax.apply_if_finite(optax.adam(rate), max_consecutive_errors=5),
         alarm=lambda state: ~state.last_finite,
     ),
-    "gradient clipping": Guard(
+    "gradient clipping": GuardedOptimizer(
         lambda rate, _: optax.chain(optax.clip_by_global_norm(1), optax.adam(rate))
     ),
-    "skip-step": Guard(
+    "skip-step": GuardedOptimizer(
         lambda rate, _: skip_step(optax.adam(rate), REPLICAS), alarm=lambda state: state.alarm
     ),
-    "skip-step, MaxText": Guard(
+    "skip-step, MaxText": GuardedOptimizer(
         lambda rate, _: skip_step(optax.adam(rate), REPLICAS, nan_passes=False),
         alarm=lambda state: state.alarm,
     ),
-    "skip-and-clip": Guard(
+    "skip-and-clip": GuardedOptimizer(
         lambda rate, _: skip_and_clip(optax.adam(rate)), alarm=lambda state: state.alarm
     ),
-    "ZClip": Guard(lambda rate, _: optax.chain(zclip(), optax.adam(rate))),
-    "Page-Hinkley, published": Guard(
+    "ZClip": GuardedOptimizer(lambda rate, _: optax.chain(zclip(), optax.adam(rate))),
+    "Page-Hinkley, published": GuardedOptimizer(
         lambda rate, ratio: salera_optax.page_hinkley(
             optax.adam(rate), salera_optax.published(ratio), axis_name=REPLICAS
         ),
         alarm=_alarm,
     ),
-    "page_hinkley(adam)": Guard(
+    "page_hinkley(adam)": GuardedOptimizer(
         lambda rate, _: salera_optax.page_hinkley(optax.adam(rate), axis_name=REPLICAS),
         alarm=_alarm,
     ),
-    "without snapshot": Guard(
+    "without snapshot": GuardedOptimizer(
         lambda rate, _: salera_optax.page_hinkley(
             optax.adam(rate), rollback=False, axis_name=REPLICAS
         ),
         alarm=_alarm,
     ),
-    "page_hinkley(momentum)": Guard(
+    "page_hinkley(momentum)": GuardedOptimizer(
         lambda rate, _: salera_optax.page_hinkley(optax.sgd(rate, 0.9), axis_name=REPLICAS),
         0.05,
         alarm=_alarm,
     ),
-    "salera(0.1)": Guard(
+    "salera(0.1)": GuardedOptimizer(
         lambda rate, _: salera_optax.salera(
             rate, law=salera_optax.score(2.12e-6), axis_name=REPLICAS
         ),

@@ -1,0 +1,1 @@
+"""Faults injected into training runs: what survives under which guard."""
