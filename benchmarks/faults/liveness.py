@@ -139,17 +139,22 @@ class Outcomes(NamedTuple):
     scale: Any
 
 
+_MODEL = MLP((32,))
+
+
+def _mean_loss(params: Any, images: Any, labels: Any, there: Any) -> jax.Array:
+    """Over those of the images that are there."""
+    logits = jnp.asarray(_MODEL.apply({"params": params}, images))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.asarray(jnp.sum(losses * there) / jnp.sum(there))
+
+
 @functools.cache
 def outcomes(name: str, guarded: bool) -> Outcomes:
     """Runs of one of `PAIRS`, through all troubles."""
     train, test = load("digits")
     images, labels = (jnp.concatenate(parts) for parts in zip(train, test, strict=True))
-    model, pair = MLP((32,)), PAIRS[name]
-
-    def mean_loss(params: Any, images: Any, labels: Any, there: Any) -> jax.Array:
-        logits = jnp.asarray(model.apply({"params": params}, images))
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.asarray(jnp.sum(losses * there) / jnp.sum(there))
+    pair = PAIRS[name]
 
     def run(index: jax.Array) -> Outcomes:
         def schedule(step: jax.Array) -> jax.Array:
@@ -165,31 +170,40 @@ def outcomes(name: str, guarded: bool) -> Outcomes:
             rows, drawn, noise, shuffle = jax.random.split(key, 4)
             trouble = _now(index, step, jax.random.uniform(drawn))
             chosen = jax.random.randint(rows, (BATCH,), 0, len(images))
-            seen = images[chosen] * trouble.images
-            seen += trouble.noise * jax.random.normal(noise, seen.shape)
-            wanted = (labels[chosen] + trouble.labels) % 10
-            random = jax.random.randint(shuffle, (BATCH,), 0, 10)
-            wanted = jnp.where(trouble.shuffled, random, wanted)
+            seen = _seen(trouble, images[chosen], noise)
+            wanted = _wanted(trouble, labels[chosen], shuffle)
             there = jnp.arange(BATCH) < trouble.rows
 
             def loss_fn(params: Any) -> Any:
                 penalty = trouble.penalty * optax.tree.norm(params, squared=True)
-                return trouble.loss * mean_loss(params, seen, wanted, there) + penalty
+                return trouble.loss * _mean_loss(params, seen, wanted, there) + penalty
 
             loss, grads = jax.value_and_grad(loss_fn)(params)
             grads = jax.tree.map(lambda g: trouble.gradient * g, grads)
             value = loss + trouble.offset
             return salera_optax.step(tx, grads, state, params, value=value), None
 
-        params = model.init(jax.random.key(0), images[:1])["params"]
+        params = _MODEL.init(jax.random.key(0), images[:1])["params"]
         steps = jnp.arange(STEPS), jax.random.split(jax.random.key(1), STEPS)
         (params, state), _ = jax.lax.scan(one_step, (params, tx.init(params)), steps)
         shift = _now(index, jnp.asarray(STEPS), jnp.ones(())).labels
-        loss = mean_loss(params, images, (labels + shift) % 10, jnp.ones(len(images)))
+        loss = _mean_loss(params, images, (labels + shift) % 10, jnp.ones(len(images)))
         return Outcomes(loss, optax.tree.get(state, "scale", jnp.ones(())))
 
     together = jax.jit(jax.vmap(run), compiler_options={"xla_backend_optimization_level": 1})
     return Outcomes(*jax.device_get(together(jnp.arange(len(TROUBLES)))))
+
+
+def _seen(trouble: Trouble, images: jax.Array, key: jax.Array) -> jax.Array:
+    """The images of a minibatch as the trouble has them."""
+    seen = images * trouble.images
+    return jnp.asarray(seen + trouble.noise * jax.random.normal(key, seen.shape))
+
+
+def _wanted(trouble: Trouble, labels: jax.Array, key: jax.Array) -> jax.Array:
+    """The labels of a minibatch as the trouble has them."""
+    shifted = (labels + trouble.labels) % 10
+    return jnp.where(trouble.shuffled, jax.random.randint(key, (BATCH,), 0, 10), shifted)
 
 
 def _now(index: jax.Array, step: jax.Array, draw: jax.Array) -> Trouble:

@@ -7,6 +7,7 @@ import click
 
 from benchmarks.choices import Choice
 from benchmarks.log import read_lines
+from benchmarks.paths import WRITTEN
 from benchmarks.tasks.contenders import CONTENDERS
 from benchmarks.tasks.measure import RESULTS, run_all, runs_of
 from benchmarks.tasks.picture import save_picture
@@ -41,7 +42,7 @@ from benchmarks.tasks.tables import write_tables
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("runs/tasks"),
+    default=WRITTEN / "tasks",
     help="Folder for tasks.jsonl, tasks.md and tasks.png; runs that are there are not run again.",
 )
 def tasks(

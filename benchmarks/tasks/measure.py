@@ -23,8 +23,8 @@ RESULTS = "tasks.jsonl"
 _COMPILER = {"xla_backend_optimization_level": 1}
 
 
-class Run(NamedTuple):
-    """What defines a run; the rates of one task, optimizer and seed go side by side."""
+class TaskRun(NamedTuple):
+    """What defines a run on a task; the rates of one task, optimizer and seed go side by side."""
 
     task: str
     optimizer: str
@@ -49,11 +49,11 @@ class Outcome(NamedTuple):
 
 def runs_of(
     tasks: Iterable[str], optimizers: Iterable[str], seeds: int, steps: int | None = None
-) -> list[Run]:
+) -> list[TaskRun]:
     """All runs of some tasks and optimizers; `steps` in place of the tasks' own."""
     names = list(optimizers)
     return [
-        Run(task, name, steps or TASKS[task].steps, seed, rate)
+        TaskRun(task, name, steps or TASKS[task].steps, seed, rate)
         for task in tasks
         for name in names
         for seed in range(seeds)
@@ -90,7 +90,7 @@ def program(task: Task, contender: Contender, steps: int) -> Callable[..., Outco
     return jax.vmap(run, in_axes=(0, None, None, None))
 
 
-def run_all(runs: Iterable[Run], folder: Path, workers: int) -> int:
+def run_all(runs: Iterable[TaskRun], folder: Path, workers: int) -> int:
     """Does those of `runs` that have no result in the folder, and says how many they were.
 
     Each adds a line to `tasks.jsonl` there as soon as those beside it have ended.
@@ -101,7 +101,7 @@ def run_all(runs: Iterable[Run], folder: Path, workers: int) -> int:
       workers: programs that run at the same time, each on about one core.
     """
     path = folder / RESULTS
-    done = {Run(*(line[field] for field in Run._fields)) for line in read_lines(path)}
+    done = {TaskRun(*(line[field] for field in TaskRun._fields)) for line in read_lines(path)}
     left = [run for run in dict.fromkeys(runs) if run not in done]
     data = {name: jax.device_put(TASKS[name].data()) for name in {run.task for run in left}}
     alike = [list(same) for _, same in groupby(left, key=lambda run: run[:3])]
@@ -123,7 +123,7 @@ def run_all(runs: Iterable[Run], folder: Path, workers: int) -> int:
     return len(left)
 
 
-def _finished(runs: list[Run], data: Any) -> list[dict[str, Any]]:
+def _finished(runs: list[TaskRun], data: Any) -> list[dict[str, Any]]:
     """Does the runs of one program: what defines each, and what is kept of it."""
     task, contender = TASKS[runs[0].task], CONTENDERS[runs[0].optimizer]
     run = jax.jit(program(task, contender, runs[0].steps), compiler_options=_COMPILER)

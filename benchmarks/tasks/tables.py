@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.markdown import markdown
 from benchmarks.tasks.contenders import CONTENDERS
 from benchmarks.tasks.scores import REFERENCE, RELIABLE, overall, scores
 from benchmarks.tasks.suite import TASKS
@@ -26,9 +27,9 @@ def write_tables(curves: pd.DataFrame, path: Path) -> None:
     several = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     parts = [
         "# Eight small tasks",
-        "Made by `python -m benchmarks tasks`. One configuration of every optimizer for all tasks: "
-        "everything but the initial rate as its authors or Optax have it, weight decay included; "
-        "six rates, the multiples "
+        f"Made by `python -m benchmarks tasks --out {path.parent}`. One configuration of every "
+        "optimizer for all tasks: everything but the initial rate as its authors or Optax have it, "
+        "weight decay included; six rates, the multiples "
         f"{_numbers(CONTENDERS[REFERENCE].factors)} of the default, or "
         f"{_numbers(CONTENDERS['prodigy'].factors)} of those whose rate is a factor, by default 1, "
         f"of what they find themselves. Means over {several} seeds, which draw the initial "
@@ -44,16 +45,19 @@ def write_tables(curves: pd.DataFrame, path: Path) -> None:
         "constants of this library (**tuning**), the others only to confirm them "
         "(**confirmation**).",
         _remark(found),
-        _markdown(pd.DataFrame(_descriptions(), columns=["task", "split", "what it is", "steps"])),
+        markdown(
+            pd.DataFrame(_descriptions(), columns=["task", "split", "what it is", "steps"]),
+            index=False,
+        ),
         "## Over the tasks",
     ]
     for split, of_split in means.items():
-        parts += [f"### {split.capitalize()} tasks", _markdown(_summary(of_split))]
+        parts += [f"### {split.capitalize()} tasks", markdown(_summary(of_split), index=False)]
     for name, task in TASKS.items():
         rows = found[found["task"] == name]
         if len(rows):
             parts += [f"## {name.capitalize()} ({task.split}), {task.unit}"]
-            parts += [_markdown(_of_task(rows, task))]
+            parts += [markdown(_of_task(rows, task), index=False)]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -111,7 +115,3 @@ def number(value: float) -> str:
 
 def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    return str(frame.to_markdown(index=False, disable_numparse=True))
