@@ -224,6 +224,23 @@ def test_a_run_that_fails_leaves_no_empty_folder(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "mine"]
 
 
+@pytest.mark.parametrize("name", sorted(set(main.commands) - {"train"}))
+def test_a_command_writes_into_a_folder_of_its_own_unless_told_otherwise(name: str):
+    (out,) = (option for option in main.commands[name].params if option.name == "out")
+    assert out.default == Path("runs") / name
+
+
+def test_a_run_has_a_folder_of_its_own_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    result = run("--epochs", 1, "--minibatch-ratio", 0.2, "--model", "m0", "--optimizer", "sgd")
+
+    assert result.exit_code == 0, result.output
+    name = "digits-m0-sgd-0.1-ratio0.2-epochs1-seed0"
+    assert (tmp_path / "runs" / "train" / name / "log.jsonl").exists()
+
+
 @pytest.mark.slow
 def test_side_by_side_sgd_loses_the_recurrent_network_that_the_guard_saves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
