@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from salera_optax._alera import scale_by_alera
 from salera_optax._arrays import (
+    copied,
     incremented,
     real_size,
     scaled,
@@ -19,15 +20,15 @@ from salera_optax._arrays import (
 from salera_optax._averaging import polynomial_averaging
 from salera_optax._detectors import Detector
 from salera_optax._devices import AxisName, varying
-from salera_optax._groups import Groups, members_of
+from salera_optax._groups import Groups
 from salera_optax._laws import Law
 from salera_optax._page_hinkley import page_hinkley
 from salera_optax._parameterwise import scale_by_parameterwise_alera
 from salera_optax._validation import check_number
 
-# The first steps of Adam have the length of the rate in every coordinate, whatever the gradient. If
-# that is much in units of the parameters, units are lost before a loss could tell.
-_START = 0.003  # of the root mean square of a leaf, or of all leaves for one that is zero
+# The first steps of Adam have the length of the rate in every weight, whatever the gradient. If
+# that is much beside the weights, units are lost before a loss could tell.
+_START = 0.003  # of the root mean square of all parameters
 _FROM_ZERO = (lambda x: 0 <= x < math.inf), "finite and at least 0"
 
 
@@ -104,34 +105,26 @@ def _decay(
 def _started(
     adam: optax.GradientTransformationExtraArgs,
     learning_rate: optax.ScalarOrSchedule,
-    groups: Groups,
     axis_name: AxisName,
 ) -> optax.GradientTransformationExtraArgs:
-    """`ag_adam` whose first rates are at most `_START` in units of the parameters."""
+    """`ag_adam` whose first rate is at most `_START` in units of the parameters."""
 
     def init_fn(params: Any) -> Any:
         state: Any = adam.init(params)
-        rates, *others = state
         leaves = jax.tree.leaves(params)
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves) or not leaves:
             return state
-        dtype = statistics_dtype(params)
         # Inside `shard_map` a leaf may be a part of a whole, outside of it none is.
         inside = axis_name if any(map(varying, leaves)) else None
-        squares = [jnp.asarray(s, dtype) for s in squared_norms(params, inside, params)]
-        sizes = [real_size(leaf, inside) for leaf in leaves]
+        dtype = statistics_dtype(params)
+        square = sum(jnp.asarray(s, dtype) for s in squared_norms(params, inside, params))
+        size = max(sum(real_size(leaf, inside) for leaf in leaves), 1)
         given: Any = learning_rate(0) if callable(learning_rate) else learning_rate
         rate = jnp.asarray(given, dtype)
-        everywhere = sum(squares) / max(sum(sizes), 1)
-
-        def first(indices: list[int]) -> jax.Array:
-            own = sum(squares[i] for i in indices) / max(sum(sizes[i] for i in indices), 1)
-            size = jnp.sqrt(jnp.where(own > 0, own, everywhere))
-            share = _START * size / jnp.where(rate > 0, rate, 1)
-            return jnp.where((share > 0) & (share < 1) & (rate > 0), jnp.log(share), 0)
-
-        members = members_of(groups, params)
-        return (rates._replace(log_rate={n: first(i) for n, i in members.items()}), *others)
+        share = _START * jnp.sqrt(square / size) / jnp.where(rate > 0, rate, 1)
+        first = jnp.where((share > 0) & (share < 1) & (rate > 0), jnp.log(share), 0)
+        log_rate = copied(dict.fromkeys(state[0].log_rate, first))
+        return (state[0]._replace(log_rate=log_rate), *state[1:])
 
     return optax.GradientTransformationExtraArgs(init_fn, adam.update)
 
@@ -506,9 +499,8 @@ def salera_adamw(
 
     Args:
       learning_rate: initial rate, finite and at least 0, or an Optax schedule that the self-tuned
-        rate multiplies. Leave it: from 1e-4 on the runs end alike. For in a leaf in which it is
-        more than 0.003 of the root mean square of the parameters (of all leaves, if the leaf is
-        zero) that is the initial rate, in place of a warm-up.
+        rate multiplies. Leave it: from 1e-4 on the runs end alike. For where it is more than 0.003
+        of the root mean square of all parameters, that is the initial rate, in place of a warm-up.
       b1: decay of Adam's first moment, in [0, 1].
       b2: decay of Adam's second moment, in [0, 1].
       eps: added to the root of the second moment.
@@ -569,7 +561,7 @@ def salera_adamw(
         groups=groups,
         axis_name=axis_name,
     )
-    started = _started(adam, learning_rate, groups, axis_name)
+    started = _started(adam, learning_rate, axis_name)
     return _guarded(
         optax.chain(started, polynomial_averaging()) if average else started,
         reset_path,

@@ -46,7 +46,7 @@ class MultiSteps(optax.MultiSteps):
       ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
       ...     x, state = salera_optax.step(tx, grads, state, x, value=loss)
       >>> [round(float(xi), 2) for xi in x]
-      [0.32, -0.64]
+      [0.31, -0.61]
     """
 
     def init(self, params: Any) -> Any:

@@ -49,7 +49,7 @@ def step(
       ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
       ...     x, state = salera_optax.step(tx, grads, state, x, value=loss)
       >>> [round(float(xi), 2) for xi in x]
-      [0.32, -0.64]
+      [0.31, -0.61]
     """
     return stepped(tx, grads, opt_state, params, value=value, **extra)
 

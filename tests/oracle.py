@@ -215,11 +215,9 @@ class Alera:
 
 
 def first_rates(params, learning_rate):
-    """The first multipliers of `salera_adamw`: 0.003 of the size of a leaf at the most."""
-    everything = np.concatenate([np.abs(p).ravel() for p in params.values()])
-    sizes = {k: np.sqrt(np.mean(np.abs(p) ** 2)) for k, p in params.items()}
-    whole = np.sqrt(np.mean(everything**2))
-    return {k: min(1.0, 0.003 * (size or whole) / learning_rate) for k, size in sizes.items()}
+    """The first multipliers of `salera_adamw`: 0.003 of the size of the parameters at the most."""
+    size = np.sqrt(squared_norm(params.values()) / sum(map(real_size, params.values())))
+    return dict.fromkeys(params, min(1.0, 0.003 * size / learning_rate))
 
 
 class ParameterwiseAlera:

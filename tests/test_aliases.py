@@ -1,4 +1,4 @@
-"""Where salera_adamw starts: at the given rate, or at a small share of a leaf's own size."""
+"""Where salera_adamw starts: at the given rate, or at a small share of the parameters' size."""
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,13 @@ def test_a_rate_that_is_small_beside_the_parameters_is_taken_as_it_is():
 
 
 @pytest.mark.parametrize("rate", [1e-3, 1.0, lambda step: 10.0 * (step + 1)])
-def test_a_larger_one_starts_from_a_share_of_the_leaf_or_of_all_where_it_is_zero(rate):
-    found = multipliers(salera_optax.salera_adamw(rate))
+def test_a_larger_one_starts_from_a_share_of_the_size_of_all_parameters(rate):
     given = rate(0) if callable(rate) else rate
-    everywhere = 0.1 * np.sqrt(12 / 16)
-    assert found["kernel"] * given == pytest.approx(0.003 * 0.1, rel=1e-5)
-    assert found["bias"] * given == pytest.approx(0.003 * everywhere, rel=1e-5)
-    together = multipliers(salera_optax.salera_adamw(rate, groups="all"))
-    assert together["all"] * given == pytest.approx(0.003 * everywhere, rel=1e-5)
+    for groups in (None, "all"):
+        found = multipliers(salera_optax.salera_adamw(rate, groups=groups))
+        for multiplier in found.values():
+            size = 0.1 * np.sqrt(12 / 16)
+            assert multiplier * given == pytest.approx(0.003 * size, rel=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.0, lambda step: 0.1 * step])
@@ -60,11 +59,22 @@ def test_from_one_upwards_it_is_the_same_run():
     np.testing.assert_allclose(large["kernel"], one["kernel"], rtol=1e-3)
 
 
+def test_its_state_may_be_donated():
+    tx = salera_optax.salera_adamw(1.0)
+    step = jax.jit(
+        lambda params, state: salera_optax.step(tx, params, state, params, value=1.0),
+        donate_argnums=(0, 1),
+    )
+    params, state = jax.tree.map(jnp.copy, PARAMS), tx.init(PARAMS)
+    params, state = step(params, state)
+    assert jax.tree.all(jax.tree.map(lambda p: jnp.isfinite(p).all(), params))
+
+
 def test_under_jit_and_with_abstract_parameters_it_starts_too():
     tx = salera_optax.salera_adamw(1.0)
     jitted = jax.jit(tx.init)(PARAMS)
     np.testing.assert_allclose(
-        optax.tree.get(jitted, "log_rate")["kernel"], np.log(0.0003), rtol=1e-5
+        optax.tree.get(jitted, "log_rate")["kernel"], np.log(0.0003 * np.sqrt(0.75)), rtol=1e-5
     )
     abstract = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), PARAMS)
     assert jax.tree.structure(tx.init(abstract)) == jax.tree.structure(jitted)

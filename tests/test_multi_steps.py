@@ -123,7 +123,9 @@ def test_a_bad_minibatch_in_three_steps_rolls_back_once(bad):
 def test_an_explosion_in_any_minibatch_is_seen():
     inputs, targets = batches(400)
     targets = targets.at[361].add(1000.0)  # the second of four, which Optax's would not pass on
-    _, state = run(salera_optax.MultiSteps(salera_optax.salera(0.1), 4), inputs, targets)
+    _, state = run(
+        salera_optax.MultiSteps(salera_optax.page_hinkley(optax.sgd(0.1)), 4), inputs, targets
+    )
     guard = state.multi_steps.inner_opt_state
     assert np.flatnonzero(guard.action.hold).tolist() == [363]
     (row,) = salera_optax.events(jax.tree.map(lambda x: x[-1], state))
