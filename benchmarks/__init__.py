@@ -11,6 +11,6 @@ does the runs, `tables.py` and `picture.py` show what they amount to.
 * `cost/`: what does a training step cost?
 
 Beside them lies what they share: `data.py`, `models.py`, `optimizers.py`, `training.py` (the
-training run as pure functions), `run.py` (what defines one), `log.py`, `plots.py`, `markdown.py`,
-`choices.py` and `paths.py`. `results/` holds what has been measured.
+training run as pure functions), `run.py` (what defines one), `outliers.py`, `log.py`, `plots.py`,
+`markdown.py`, `choices.py` and `paths.py`. `results/` holds what has been measured.
 """
