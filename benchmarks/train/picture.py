@@ -44,7 +44,7 @@ def save_comparison(logs: Sequence[Log], path: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 6 + 0.3 * rows), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(3, 1, sharex=True, height_ratios=(10, 10, 1 + rows))
-        for log, colour in zip(logs, palette(rows), strict=True):
+        for log, colour in zip(logs, _colours(logs), strict=True):
             axes[0].plot(*_errors(log), "o-", color=colour, ms=4, label=_outcome(log))
             losses = losses_of(log)
             axes[1].plot(_epochs(log), losses, color=colour, lw=0.6, alpha=0.25)
@@ -163,6 +163,13 @@ def _draw_losses(axis: Axes, epochs: Floats, log: Log) -> None:
     axis.set_ylabel("minibatch loss")
     axis.legend(**_LEGEND)
     _scale(axis, shown[np.isfinite(shown)])
+
+
+def _colours(logs: Sequence[Log]) -> list[Any]:
+    """A colour for each run; SALERA has the first one in all pictures."""
+    order = sorted(range(len(logs)), key=lambda i: "salera" not in logs[i].config["optimizer"])
+    ranks = {index: rank for rank, index in enumerate(order)}
+    return [palette(len(logs))[ranks[index]] for index in range(len(logs))]
 
 
 def _draw_rates(axis: Axes, epochs: Floats, log: Log) -> None:
