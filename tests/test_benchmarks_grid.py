@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from benchmarks import data
 from benchmarks.__main__ import main
 from benchmarks.grid import measure
-from benchmarks.grid.divisor import best_divisor, dividing_cost
 from benchmarks.grid.frame import as_frame
 from benchmarks.grid.measure import run_grid
+from benchmarks.grid.paper import published_failures
 from benchmarks.grid.report import write_report
 from benchmarks.grid.results import Results
 from benchmarks.grid.space import space
@@ -168,7 +168,7 @@ def test_the_report_counts_failures_and_finds_the_robust_setting(tmp_path: Path)
     assert one_setting[1:] == ["alpha 0.1", "0.01", "2.00"]
     assert best[1:4] == ["alpha 0.1", "0.01", "2.00"]
     assert robust == ["alera", "alpha 0.2", "5.00", "6.00", "7.00"]
-    assert failed[1:] == ["6", "1", "16.67", "18.30"]
+    assert failed[1:] == ["6", "1", "16.67", f"{published_failures()['alera']:.2f}"]
 
 
 def test_a_long_run_is_measured_after_5_epochs_too_unless_its_rate_follows_a_schedule(
@@ -227,14 +227,6 @@ def test_runs_with_several_gains_are_compared_apart_from_the_others(tmp_path: Pa
         ["digits m0 5 %, 2", "1", "1", "", "25.00 to 25.00 (0)"],
         ["digits m0 5 %, 2", "2", "3", "30.00 to 60.00 (4)", ""],
     ]
-
-
-@pytest.mark.parametrize(("alarm_cost", "least"), [(1, np.e), (2, 3.591121), (4, 4.970626)])
-def test_the_cost_of_the_dividing_factor_is_least_where_it_is_said_to_be(alarm_cost, least):
-    divisors = np.linspace(1.5, 8, 6501)
-    cost = dividing_cost(divisors, alarm_cost)
-    assert divisors[cost.argmin()] == pytest.approx(least, abs=1e-3)
-    assert best_divisor(alarm_cost) == pytest.approx(least, abs=1e-5)
 
 
 def test_refusals(tmp_path: Path):

@@ -55,6 +55,9 @@ def test_the_tables_of_the_readme_say_what_was_measured():
     measured = rows((results / "README.md").read_text(encoding="utf-8"))
     assert len(rows(errors)) > 20
     assert [row for row in rows(errors) if row not in measured] == []
+    found = re.search(r"\*\*(Of the .*?)\*\*", (results / "README.md").read_text(encoding="utf-8"))
+    assert found
+    assert found[1] in " ".join(errors.split())
 
     costs, _, _ = after.partition("\n## ")
     cpu, gpu = (

@@ -1,6 +1,6 @@
 """The results of the grid as a data frame, and which of its rows are compared or drawn."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def _row(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     return run._asdict() | {
         "problem": _problem(run.dataset, run.model, run.minibatch_ratio, run.epochs),
         "learning_rate": rate,
-        "setting": ", ".join(f"{name} {value}" for name, value in chosen.items()),
+        "setting": as_setting(chosen),
         "divisor": divisor,
         "gain": chosen["gain"] if set(chosen) == {"gain"} else np.nan,
         "errors": errors,
@@ -63,6 +63,11 @@ def _row(run: Run, result: dict[str, Any]) -> dict[str, Any]:
         "seconds": result.get("seconds"),
         "device": f"{result['devices']} x {result['device']}, {result['precision']}",
     }
+
+
+def as_setting(hyperparameters: Mapping[str, Any]) -> str:
+    """Hyperparameters, in alphabetical order, as the column `setting` has them."""
+    return ", ".join(f"{name} {value}" for name, value in hyperparameters.items())
 
 
 def _problem(dataset: str, model: str, ratio: float, epochs: int) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from benchmarks.grid.divisor import best_divisor, dividing_cost
+from benchmarks.grid.divisor import DIVISORS, best_divisor, corrected_cost, dividing_cost
 from benchmarks.log import Log, alarms_of, losses_of
 from benchmarks.plots import (
     ALARM,
@@ -132,19 +132,22 @@ def save_dividing_cost(measured: pd.DataFrame, path: Path) -> None:
       measured: runs with `divisor` and `error`; may be empty.
       path: of the PNG.
     """
-    divisors = np.geomspace(1.15, 12, 200)
+    divisors = np.geomspace(*DIVISORS, 200)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 3.8), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(1, 1 + (len(measured) > 0), squeeze=False)[0]
-        for cost, colour in zip((1.0, 2.0, 4.0), COLOURS, strict=False):
-            least = best_divisor(cost)
-            label = f"alarms cost {cost:g}: least at {least:.2f}"
-            axes[0].plot(divisors, dividing_cost(divisors, cost), color=colour, label=label)
-            axes[0].plot([least], [dividing_cost(least, cost)], "o", color=colour)
-        axes[0].axvspan(3, 5, color="#EFEFEF", zorder=0, label="least in the paper: 3 to 5")
+        for alarm_cost, colour in zip((0.001, 0.01, 0.05, 0.1), COLOURS, strict=False):
+            for cost, style in ((dividing_cost, "-"), (corrected_cost, "--")):
+                least = best_divisor(cost, alarm_cost)
+                label = f"C = {alarm_cost:g}: least at {least:.2f}" if style == "-" else None
+                axes[0].plot(
+                    divisors, cost(divisors, alarm_cost), color=colour, ls=style, label=label
+                )
+                axes[0].plot([least], [cost(least, alarm_cost)], "o", color=colour, ms=5)
+        axes[0].plot([], [], color="grey", ls="--", label="corrected")
         axes[0].set_ylabel(r"cost $J(\zeta)$")
-        axes[0].set_ylim(0, 12)
-        axes[0].legend()
+        axes[0].set_ylim(0, 0.8)
+        axes[0].legend(ncols=2, loc="upper right")
         if len(measured):
             groups = measured.groupby("divisor")["error"]
             axes[1].plot(measured["divisor"], measured["error"], "o", color="#7DB8DC", ms=3)

@@ -7,15 +7,12 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.grid.frame import PROBLEM, of_the_paper
+from benchmarks.grid.paper import published_failures
 from benchmarks.markdown import markdown
 
 _SETTING = ["optimizer", "setting", "learning_rate"]
 _WORKS = 5  # %, an error below which a rate counts as one that works
 _NOTES = {"cifar10": "CIFAR-10 here is a recompressed copy: compare within this report only."}
-# What is at hand of the paper's numbers, in %: failed runs over all its problems, and the test
-# error of its robust setting.
-_PAPER_FAILURES = {"alera": 18.3, "published-salera": 11.7}
-_PAPER_ROBUST = {"mnist m2 0.1 %, 5": 1.87, "mnist m2 0.1 %, 20": 1.68}  # SALERA
 
 
 def notes(runs: pd.DataFrame) -> str:
@@ -63,7 +60,6 @@ def robust_over_problems(runs: pd.DataFrame) -> str:
             best.append(same.loc[[complete.rank().sum(axis=1).idxmin()]])
     shown = pd.concat(best).reset_index(level=["setting", "learning_rate"])
     shown["learning_rate"] = shown["learning_rate"].map("{:g}".format)
-    shown.loc["SALERA in the paper"] = pd.Series(_PAPER_ROBUST).reindex(shown.columns)
     return _numbers(shown)
 
 
@@ -119,8 +115,17 @@ def failures(runs: pd.DataFrame) -> str:
         **{"runs": ("failed", "size"), "failed": ("failed", "sum"), "failed, %": ("failed", "mean")}
     )
     cells["failed, %"] *= 100
-    paper = [_PAPER_FAILURES.get(name, np.nan) for name in cells.index]
+    paper = [published_failures().get(name, np.nan) for name in cells.index]
     return _numbers(cells.assign(**{"the paper's, %": paper}))
+
+
+def failures_by(runs: pd.DataFrame, column: str) -> str:
+    """How many runs of each optimizer have failed, of how many, by a column."""
+    cells = runs.groupby(["optimizer", column])["failed"].agg(["sum", "size"])
+    shown = (cells["sum"].astype(str) + " of " + cells["size"].astype(str)).unstack(fill_value="")
+    if column == "learning_rate":
+        shown.columns = [f"{rate:g}" for rate in shown.columns]
+    return _numbers(shown)
 
 
 def by_divisor(runs: pd.DataFrame) -> str:
