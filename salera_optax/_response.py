@@ -112,7 +112,7 @@ def respond(
     forgiven = state.on_trial & (alarm | (verdict.quiet & state.doubted))
     shrunk = jnp.maximum(state.scale * factor, LEAST_SCALE)
     given_back = jnp.minimum(state.scale / factor, 1)
-    calm = jnp.where(alarm, 0, state.calm + ~hold)
+    calm = jnp.where(alarm, 0, jnp.where(hold, state.calm, incremented(state.calm)))
     interval = GROWTH_INTERVAL * 2**state.failed
     grows = ~hold & (state.due > 0) & (calm % interval == 0)
     too_early = guilty & (state.due > 0) & (state.calm >= interval)
