@@ -1,5 +1,6 @@
 """Runs the Python blocks of the README and of docs/ as tests, each page from its top."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -35,6 +36,13 @@ def _is_known(flags: str) -> bool:
 
 if "XLA_FLAGS" not in os.environ:  # the workers inherit it
     os.environ["XLA_FLAGS"] = _FASTER if _is_known(_FASTER) else ""
+
+if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 8):
+    # The tests know it by its present name.
+    import jax
+    import jax.experimental
+
+    jax.enable_x64 = jax.experimental.enable_x64
 
 collect_ignore = ["docs/conf.py"]  # needs Sphinx
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()

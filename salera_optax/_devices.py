@@ -19,7 +19,17 @@ def as_names(axis_name: AxisName) -> tuple[str, ...]:
 
 def varying(x: Any) -> frozenset[str]:
     """The axes of `shard_map` over which `x` differs between the devices, by its type."""
-    return frozenset(jax.typeof(x).manual_axis_type.varying)
+    kind = jax.typeof(x)
+    if hasattr(kind, "manual_axis_type"):
+        return frozenset(kind.manual_axis_type.varying)
+    return frozenset(kind.vma)  # before JAX 0.10
+
+
+def _as_varying(x: jax.Array, names: tuple[str, ...]) -> Any:
+    lax: Any = jax.lax
+    if hasattr(lax, "pcast"):
+        return lax.pcast(x, names, to="varying")
+    return lax.pvary(x, names)  # before JAX 0.8.1
 
 
 def shards(leaf: ArrayLike, axis_name: AxisName) -> int:
@@ -35,5 +45,5 @@ def summed(x: jax.Array, axis_name: AxisName) -> jax.Array:
         return x
     missing = tuple(name for name in as_names(axis_name) if name not in varying(x))
     if 0 < len(missing) < len(as_names(axis_name)):  # psum takes all or none
-        x = jax.lax.pcast(x, missing, to="varying")
+        x = _as_varying(x, missing)
     return jnp.asarray(jax.lax.psum(x, axis_name))

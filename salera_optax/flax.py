@@ -307,14 +307,15 @@ class Optimizer(nnx.Optimizer[_Model]):
             tx = optax.with_extra_args_support(tx)
         super().__init__(model, tx, **kwargs)
         self.last_batch_stats = self.snapshot = nnx.data(None)
-        if guards(nnx.as_pure(self.opt_state)):
+        if guards(_as_pure(self.opt_state)):
             stats = self._of(model, nnx.BatchStat)
             self.last_batch_stats = nnx.data(_as_variables(stats))
             self.snapshot = nnx.data(_as_variables(stats))
 
     def _of(self, model: _Model, kind: Any) -> Any:
         """The arrays of that kind in the model."""
-        return nnx.as_pure(nnx.state(model, kind, graph=self.graph))
+        mode = {"graph": self.graph} if hasattr(self, "graph") else {}  # since Flax 0.12.8
+        return _as_pure(nnx.state(model, kind, **mode))
 
     def update(self, model: _Model, grads: Any, /, **kwargs: Any) -> Any:
         """Takes one step of the optimizer on `model`, or goes one back.
@@ -333,15 +334,15 @@ class Optimizer(nnx.Optimizer[_Model]):
           TypeError: if `value` is missing and the optimizer has a guard.
           ValueError: if the batch statistics of `model` are not those of the model given first.
         """
-        before = guards(nnx.as_pure(self.opt_state))
+        before = guards(_as_pure(self.opt_state))
         if not before:
             return super().update(model, grads, **kwargs)
         _check_loss(kwargs.get("value"), "update(model, grads, value=loss)")
         stats = self._of(model, nnx.BatchStat)
-        old, saved = nnx.as_pure(self.last_batch_stats), nnx.as_pure(self.snapshot)
+        old, saved = _as_pure(self.last_batch_stats), _as_pure(self.snapshot)
         check_same_tree("update", "the batch statistics", stats, saved)
         updates = super().update(model, grads, **kwargs)
-        opt_state = nnx.as_pure(self.opt_state)
+        opt_state = _as_pure(self.opt_state)
         call = _Call(before, guards(opt_state))
         stats = call.after(saved, old, stats)
         nnx.update(model, restored(opt_state, self._of(model, self.wrt)))
@@ -349,6 +350,11 @@ class Optimizer(nnx.Optimizer[_Model]):
         nnx.update(self.snapshot, call.renewed(saved, old))
         nnx.update(self.last_batch_stats, stats)
         return updates
+
+
+def _as_pure(state: Any) -> Any:
+    """The arrays in place of the variables."""
+    return nnx.as_pure(state) if hasattr(nnx, "as_pure") else nnx.pure(state)  # before Flax 0.12.7
 
 
 def _as_variables(state: Any) -> Any:

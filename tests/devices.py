@@ -193,7 +193,7 @@ def test_init_under_jit_with_abstract_inputs_and_given_shardings():
 def test_explicit_mode_equals_one_device(layout, name):
     tx, layout = OPTIMIZERS[name](0.1), LAYOUTS[layout]
     mesh = make_mesh(layout, AxisType.Explicit)
-    with jax.set_mesh(mesh):
+    with jax.sharding.set_mesh(mesh):
         params, inputs, targets = placed(layout, mesh)
         gathered = jax.tree.map(lambda _: P(), layout.specs)
 
@@ -201,7 +201,7 @@ def test_explicit_mode_equals_one_device(layout, name):
             params, state = carry
 
             def loss(params):  # the weights are gathered, as fully sharded training does
-                return loss_fn(jax.tree.map(jax.reshard, params, gathered), *batch)
+                return loss_fn(jax.tree.map(jax.sharding.reshard, params, gathered), *batch)
 
             value, grads = jax.value_and_grad(loss)(params)
             params, state = salera_optax.step(tx, grads, state, params, value=value)

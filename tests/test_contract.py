@@ -1053,7 +1053,7 @@ def test_sharding_of_the_state_is_the_same_after_init_and_after_update(case: Cas
     mesh = jax.make_mesh((len(devices),), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
     spec: Any = jax.sharding.PartitionSpec
     sharding = jax.sharding.NamedSharding(mesh, spec(None, "x"))
-    with jax.set_mesh(mesh):
+    with jax.sharding.set_mesh(mesh):
         params = jnp.zeros((2, 8 * len(devices)), jnp.float16, out_sharding=sharding)
         state = tx.init(params)
         types = jax.tree.map(jax.typeof, state)
