@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Quick start: a learning rate that tunes itself
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/)
+# To run it: `pip install -e '.[benchmarks]'` in a clone, and Jupyter.
 #
 # A few lines of an Optax training loop change, and the initial learning rate matters far less:
 #
@@ -28,16 +28,6 @@
 # Here a small network learns real images, from initial rates between 0.000001 and 10, once with
 # AdamW and once with `salera_adamw`. We watch the rates find their level, read the optimizer's
 # `metrics`, and see where it does not work. It takes about a minute on two CPU cores.
-
-# %%
-# Installs the package where it is missing, as on Colab. Before its first release on PyPI: build a
-# wheel (`python -m build`), upload it to Colab's Files, and put its file name in place of the name.
-import importlib.util
-import subprocess
-import sys
-
-if importlib.util.find_spec("salera_optax") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "salera_optax"], check=True)
 
 # %%
 import os

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Anatomy of a catastrophe
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/)
+# To run it: `pip install -e '.[benchmarks]'` in a clone, and Jupyter.
 #
 # An optimizer that raises its own learning rate will raise it too far one day. Figure 1 of [the
 # paper](https://arxiv.org/abs/1709.01427) shows such a day: the loss of ALERA explodes, while
@@ -19,16 +19,6 @@
 # scikit-learn's digits, and then every part of it under the lens: doubt, alarm and rollback, the
 # statistic and its threshold, a NaN, bad minibatches, and the cases in which the guard does not
 # help. About a minute on two CPU cores.
-
-# %%
-# Installs the package where it is missing, as on Colab. Before its first release on PyPI: build a
-# wheel (`python -m build`), upload it to Colab's Files, and put its file name in place of the name.
-import importlib.util
-import subprocess
-import sys
-
-if importlib.util.find_spec("salera_optax") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "salera_optax"], check=True)
 
 # %%
 import os

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Flax end to end
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/)
+# To run it: `pip install -e '.[benchmarks]'` in a clone, and Jupyter.
 #
 # From a Flax model to a figure for a paper: linen and nnx with batch statistics, a checkpoint and a
 # resume that is bit for bit the run it interrupts, a mesh of eight devices, and at last many seeds
@@ -20,17 +20,6 @@
 # A rollback has to bring back more than the parameters: a running mean that has seen a NaN poisons
 # every later evaluation. `salera_optax.flax` has a linen `TrainState` and an nnx `Optimizer` that
 # take care of it.
-
-# %%
-# Installs the package where it is missing, as on Colab. Before its first release on PyPI: build a
-# wheel (`python -m build`), upload it to Colab's Files, and put its file name in place of the name.
-import importlib.util
-import subprocess
-import sys
-
-if importlib.util.find_spec("salera_optax") is None:
-    packages = ["salera_optax[flax]", "orbax-checkpoint"]
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
 
 # %%
 import os
