@@ -103,9 +103,7 @@ def _decay(
 
 
 def _started(
-    adam: optax.GradientTransformationExtraArgs,
-    learning_rate: optax.ScalarOrSchedule,
-    axis_name: AxisName,
+    adam: optax.GradientTransformationExtraArgs, axis_name: AxisName
 ) -> optax.GradientTransformationExtraArgs:
     """`ag_adam` whose first rate is at most `_START` in units of the parameters."""
 
@@ -118,9 +116,8 @@ def _started(
         inside = axis_name if any(map(varying, leaves)) else None
         dtype = statistics_dtype(params)
         square = sum(jnp.asarray(s, dtype) for s in squared_norms(params, inside, params))
-        size = max(sum(real_size(leaf, inside) for leaf in leaves), 1)
-        given: Any = learning_rate(0) if callable(learning_rate) else learning_rate
-        rate = jnp.asarray(given, dtype)
+        size = float(max(sum(real_size(leaf, inside) for leaf in leaves), 1))
+        rate = state[1].learning_rate
         share = _START * jnp.sqrt(square / size) / jnp.where(rate > 0, rate, 1)
         first = jnp.where((share > 0) & (share < 1) & (rate > 0), jnp.log(share), 0)
         log_rate = copied(dict.fromkeys(state[0].log_rate, first))
@@ -270,7 +267,8 @@ def salera(
       eps: a group whose gradient norm is at most this keeps its rate; see `alera`.
       factor: what an alarm multiplies every step by, in (0, 1].
       rollback: whether an alarm restores the parameters.
-      reset_path: whether an alarm forgets path, step and momentum; the rates stay.
+      reset_path: whether path, step and momentum are forgotten where a step was to blame for an
+        alarm; the rates stay.
       detector: what judges loss and gradient norm, None for `robust()`; see `page_hinkley`.
       axis_name: the axes of the devices in `shard_map` or `pmap`; see `page_hinkley`.
 
@@ -494,13 +492,14 @@ def salera_adamw(
 
     The direction is Adam's, with decoupled weight decay; its rate, one for each leaf, is that of
     `alera`, and `page_hinkley` stands guard. What `optax.adamw` takes has the same name, meaning
-    and default here, but for `b2`, whose shorter memory suits a rate that changes. An alarm makes
-    Adam's moments and the paths start over, and keeps the rates.
+    and default here, but for `b2`, whose shorter memory suits a rate that changes. Where a step was
+    to blame for an alarm, Adam's moments and the paths start over, and the rates stay.
 
     Args:
       learning_rate: initial rate, finite and at least 0, or an Optax schedule that the self-tuned
-        rate multiplies. Leave it: from 1e-4 on the runs end alike. For where it is more than 0.003
-        of the root mean square of all parameters, that is the initial rate, in place of a warm-up.
+        rate multiplies. Leave it: from 1e-4 on the runs end much alike. For where it is more than
+        0.003 of the root mean square of all parameters, unless they are zero, that is the initial
+        rate, in place of a warm-up. Of a schedule the first value counts.
       b1: decay of Adam's first moment, in [0, 1].
       b2: decay of Adam's second moment, in [0, 1].
       eps: added to the root of the second moment.
@@ -515,7 +514,8 @@ def salera_adamw(
       groups: leaves that share a rate; see `alera`.
       factor: as in `salera`.
       rollback: as in `salera`.
-      reset_path: whether an alarm forgets path, step and moments; the rates stay.
+      reset_path: whether path, step, moments and average are forgotten where a step was to blame
+        for an alarm; the rates stay.
       detector: as in `salera`.
       average: whether the parameters are averaged along the run, for `eval_params`, which are often
         the better ones to evaluate; see `polynomial_averaging`.
@@ -561,7 +561,7 @@ def salera_adamw(
         groups=groups,
         axis_name=axis_name,
     )
-    started = _started(adam, learning_rate, axis_name)
+    started = _started(adam, axis_name)
     return _guarded(
         optax.chain(started, polynomial_averaging()) if average else started,
         reset_path,

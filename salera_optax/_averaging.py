@@ -29,7 +29,8 @@ def polynomial_averaging(degree: ArrayLike = 16) -> optax.GradientTransformation
     The noise of the last minibatches averages out, as if the rate had been brought down in the end:
     take `eval_params(opt_state, params)` where you evaluate. Put it inside the guard, which keeps
     exploded parameters from it: `page_hinkley(optax.chain(optax.adam(1e-3),
-    polynomial_averaging()))`; or say `salera_adamw(average=True)`. An alarm makes it start over.
+    polynomial_averaging()))`; or say `salera_adamw(average=True)`. It starts over where a step was
+    to blame for an alarm.
 
     The weight of the t-th parameters in the average of T is about ``(t/T)^degree``: at 16 the last
     tenth of a run, however long it is, makes up most of it.
@@ -91,10 +92,12 @@ def eval_params(opt_state: Any, params: Any) -> Any:
 
     Args:
       opt_state: state of an optimizer with `polynomial_averaging` in it, however deeply nested.
-      params: the parameters; before the first step they are their own average.
+      params: the parameters; before the first step they are their own average, and so are leaves
+        that are masked from it.
 
     Returns:
-      The average, each leaf of the dtype of the parameter.
+      The average in the structure of `params`, each leaf of the dtype of the parameter. Batch
+      statistics do not belong to it: take them anew with a pass over the data.
 
     Raises:
       ValueError: if there is no average in the state, or there are several.
@@ -118,9 +121,22 @@ def eval_params(opt_state: Any, params: Any) -> Any:
             "eval_params: opt_state must hold one average, as of salera_adamw(average=True) or "
             f"polynomial_averaging(), got {len(found)}."
         )
-    check_same_tree("eval_params", "params", params, found[0].average)
-    return jax.tree.map(
-        lambda a, p: jnp.where(found[0].number > 0, jnp.asarray(a, jnp.result_type(p)), p),
-        found[0].average,
-        params,
-    )
+    averages = jax.tree.leaves(found[0].average, is_leaf=_is_masked)
+    leaves, treedef = jax.tree.flatten(params, is_leaf=_is_masked)
+    shapes = [_shape(a if _is_masked(a) else p) for a, p in zip(averages, leaves, strict=False)]
+    if len(averages) != len(leaves) or shapes != list(map(_shape, averages)):
+        check_same_tree("eval_params", "params", params, found[0].average)
+    known = found[0].number > 0
+    chosen = [
+        p if _is_masked(a) else jnp.where(known, jnp.asarray(a, jnp.result_type(p)), p)
+        for a, p in zip(averages, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, chosen)
+
+
+def _is_masked(part: Any) -> bool:
+    return isinstance(part, optax.MaskedNode)
+
+
+def _shape(part: Any) -> Any:
+    return None if _is_masked(part) else jnp.shape(part)

@@ -310,8 +310,8 @@ def page_hinkley(
       step is multiplied by `factor`, for good (down to 2^-50).
     * If the loss is high there too, the data have changed and no step was to blame: the second
       alarm gives back what the first one has shrunk, and the present loss becomes the new level.
-      What further alarms shrink grows back once the data are as before: a `factor` in 25 steps
-      without an alarm.
+      Where that took nine calls or more, what further alarms shrink grows back, a `factor` in 25
+      steps without an alarm: those data alone were too much. (Not without `rollback`.)
 
     Through `optax.apply_updates` the parameters return by an addition, which rounds: the next call
     adds what is missing before it takes a step. `salera_optax.step` restores them bit for bit at

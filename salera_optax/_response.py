@@ -14,7 +14,8 @@ the guard looks at another minibatch, at the same parameters.
     steps without an alarm what alarms have shrunk since the data were last to blame, for PATIENCE
                            calls or more, grows back: those data alone were too much for the steps.
                            One `factor` in GROWTH_INTERVAL steps, and in twice as many after every
-                           alarm that follows such a growth.
+                           alarm that follows such a growth. Two intervals without an alarm and
+                           with nothing left to grow back end it: later alarms are for good again.
 """
 
 from typing import NamedTuple
@@ -116,6 +117,7 @@ def respond(
     interval = GROWTH_INTERVAL * 2**state.failed
     grows = ~hold & (state.due > 0) & (calm % interval == 0)
     too_early = guilty & (state.due > 0) & (state.calm >= interval)
+    through = grows & (state.scale == state.due) & (calm >= 2 * interval)
     grown = jnp.minimum(given_back, state.due)
     lasted = forgiven & (state.held >= PATIENCE)
     due = jnp.where(lasted, jnp.maximum(state.due, given_back), state.due)
@@ -133,7 +135,7 @@ def respond(
         ahead=~hold | (state.ahead & ~alarm),
         on_trial=action.go_back | (state.on_trial & hold & ~alarm),
         doubted=state.on_trial & ~alarm & (state.doubted | verdict.doubt),
-        due=jnp.where(grows & (grown == state.due), 0, due),
+        due=jnp.where(through, 0, due),
         calm=calm,
         failed=jnp.minimum(state.failed + too_early, DOUBLINGS),
     )

@@ -59,6 +59,13 @@ def test_from_one_upwards_it_is_the_same_run():
     np.testing.assert_allclose(large["kernel"], one["kernel"], rtol=1e-3)
 
 
+def test_a_schedule_may_need_an_array_and_the_parameters_may_be_many():
+    tx = salera_optax.salera_adamw(lambda step: 0.1 / jnp.sqrt(step.astype(jnp.float32) + 1))
+    assert multipliers(tx)["kernel"] < 1
+    many = {"w": jax.ShapeDtypeStruct((50_000, 50_000), jnp.float32)}
+    jax.eval_shape(tx.init, many)
+
+
 def test_its_state_may_be_donated():
     tx = salera_optax.salera_adamw(1.0)
     step = jax.jit(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import salera_optax
 from salera_optax import eval_params, polynomial_averaging
@@ -75,6 +76,20 @@ def test_small_floats_are_averaged_in_wide_ones():
     assert optax.tree.get(state, "average")["a"].dtype == jnp.float32
     _, state = tx.update(small, state, small)
     assert eval_params(state, small)["a"].dtype == jnp.bfloat16
+
+
+def test_masked_leaves_stay_and_the_structure_is_that_of_the_parameters():
+    tx = optax.masked(polynomial_averaging(), {"a": True, "b": False})
+    state = tx.init(PARAMS)
+    moved = jax.tree.map(lambda p: p + 1, PARAMS)
+    _, state = tx.update(GRADS, state, PARAMS)
+    found = eval_params(state, moved)
+    assert jnp.array_equal(found["a"], PARAMS["a"])
+    assert found["b"] == moved["b"]
+    net = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    params = nnx.state(net, nnx.Param)
+    average = polynomial_averaging().init(nnx.as_pure(params))
+    assert jax.tree.structure(eval_params(average, params)) == jax.tree.structure(params)
 
 
 def test_what_is_wrong_is_named():

@@ -136,8 +136,13 @@ def test_what_shrinks_after_the_data_were_to_blame_grows_back_and_no_further():
     # An alarm before that was the fault of the steps.
     before = ["quiet", "alarm"]
     assert answers([*before, *BLAMED, *["quiet"] * 500])[1] == 0.5
-    # Back at where they were, the steps are to blame for what comes then.
+    # Back at where they were, and calm there, the steps are to blame for what comes then.
     assert answers([*BLAMED, *["quiet"] * 500, "alarm", *["quiet"] * 500])[1] == 0.5
+    # Also where nothing has shrunk meanwhile; but not too soon, for the bad data may go on.
+    data = BLAMED[:-3]
+    assert answers([*data, *["quiet"] * 500, "alarm", *["quiet"] * 500])[1] == 0.5
+    soon = ["quiet"] * (GROWTH_INTERVAL + 2)
+    assert answers([*data, *soon, "alarm", *["quiet"] * 500])[1] == 1.0
 
 
 def test_a_held_call_neither_hastens_nor_ends_the_growth():
@@ -158,6 +163,11 @@ def test_growth_that_ends_in_an_alarm_waits_twice_as_long_and_never_for_ever():
         assert answers([*done, *["quiet"] * (wait - 1)])[1] == 0.25
         done += [*["quiet"] * wait, "alarm"]
         assert answers(done)[1] == 0.25
+    # The last one to grow back counts as well.
+    once = [*BLAMED[:-1], *["quiet"] * GROWTH_INTERVAL, "alarm"]
+    assert answers(once)[1] == 0.5
+    assert answers([*once, *["quiet"] * (2 * GROWTH_INTERVAL - 1)])[1] == 0.5
+    assert answers([*once, *["quiet"] * 2 * GROWTH_INTERVAL])[1] == 1.0
 
 
 def test_the_memory_starts_over_when_the_steps_are_found_to_blame():
