@@ -371,7 +371,7 @@ def page_hinkley(
     guarded = optax.with_extra_args_support(inner)
     chosen = robust() if detector is None else detector
 
-    made = {emit: _branches(guarded, emit, {}) for emit in (_ADDED, _WRITTEN)}
+    added, written = (_branches(guarded, emit, {}) for emit in (_ADDED, _WRITTEN))
     differs = functools.partial(_differs, axis_name=axis_name)
 
     def mended(inner_state: Any, start: Any) -> Any:
@@ -448,13 +448,15 @@ def page_hinkley(
 
         given = {"value": jnp.asarray(value), **extra_args}
         fixed = {name: extra for name, extra in given.items() if not _is_array(extra)}
-        go, stay = _branches(guarded, emit, fixed) if fixed else made[emit]
+        usual = added if emit is _ADDED else written
+        go, stay = _branches(guarded, emit, fixed) if fixed else usual
         given = {name: extra for name, extra in given.items() if name not in fixed}
         result, after = jax.lax.cond(
             ~action.hold, go, stay, updates, inner_state, start, params, response.scale, given
         )
-        beside = emit.beside(params, snapshot)
-        result, broken = _mended(emit, result, beside, ~action.hold, axis_name)
+        result, broken = _mended(
+            emit, result, emit.beside(params, snapshot), ~action.hold, axis_name
+        )
         # Those of _history.CAUSES.
         causes = jnp.stack([action.hold, verdict.alarm, ~finite, broken])
         cause = jnp.where(settle, 0, jnp.max(causes * jnp.arange(1, 5)))
