@@ -1,9 +1,35 @@
-"""Choices on the command line that know what a misspelt one was to be."""
+"""What the command lines share: options, and choices that know what a misspelt one was to be."""
 
 import difflib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+
+from benchmarks.paths import WRITTEN
+
+Option = Callable[[Any], Any]
+
+
+def out_option(command: str, text: str) -> Option:
+    """`--out`, a folder of the command's own unless another one is given."""
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=WRITTEN / command,
+        show_default=True,
+        help=text,
+    )
+
+
+def data_dir_option(names: str, them: str) -> Option:
+    """`--data-dir`, which holds the data sets of these names."""
+    return click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        help=f"TFDS directory that has {names}; only read. Without it TFDS downloads {them}.",
+    )
 
 
 class Choice(click.Choice[str]):

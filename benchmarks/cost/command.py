@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 import jax
 
+from benchmarks.choices import out_option
 from benchmarks.cost import programs
 from benchmarks.cost.measure import optimizer_costs, scaling
 from benchmarks.cost.picture import save_picture
 from benchmarks.cost.tables import write_tables
-from benchmarks.paths import WRITTEN
 
 
 @click.command(context_settings={"show_default": True})
@@ -40,12 +40,7 @@ from benchmarks.paths import WRITTEN
     default=9,
     help="How often everything is timed; the medians are shown.",
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=WRITTEN / "cost",
-    help="Folder for cost.json, cost.md and cost.png.",
-)
+@out_option("cost", "Folder for cost.json, cost.md and cost.png.")
 def cost(parameters: int, largest: int, leaves: int, rounds: int, out: Path) -> None:
     """Measures what a training step costs on this device, beside Adam's.
 

@@ -7,24 +7,19 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from benchmarks.choices import out_option
 from benchmarks.detector import streams
 from benchmarks.detector.detectors import COMPARED
 from benchmarks.detector.measure import delays, false_alarms
 from benchmarks.detector.picture import save_picture
 from benchmarks.detector.tables import write_tables
-from benchmarks.paths import WRITTEN
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--streams", "count", type=click.IntRange(min=1), default=64, help="Of each kind.")
 @click.option("--steps", type=click.IntRange(min=streams.BAD_LOSS_AT + 2), default=20_000)
 @click.option("--seed", type=click.IntRange(min=0), default=0)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=WRITTEN / "detector",
-    help="Folder for detector.json, detector.md and detector.png.",
-)
+@out_option("detector", "Folder for detector.json, detector.md and detector.png.")
 def detector(count: int, steps: int, seed: int, out: Path) -> None:
     """Compares detectors on losses that are made up: false alarms, and delays.
 

@@ -8,6 +8,7 @@ import click
 from tqdm import tqdm
 
 from benchmarks import data
+from benchmarks.choices import data_dir_option, out_option
 from benchmarks.faults.guards import GUARDS
 from benchmarks.faults.injection import EVERY
 from benchmarks.faults.liveness import PAIRS
@@ -15,7 +16,6 @@ from benchmarks.faults.measure import beside_twins, league
 from benchmarks.faults.picture import save_picture
 from benchmarks.faults.scores import as_frame, summary
 from benchmarks.faults.tables import survival, write_tables
-from benchmarks.paths import WRITTEN
 
 _LEAST_STEPS = 100  # so that the first fault comes after a first evaluation
 
@@ -24,11 +24,7 @@ _LEAST_STEPS = 100  # so that the first fault comes after a first evaluation
 @click.option(
     "--dataset", type=click.Choice(["digits", "mnist"]), default="digits", help="The images."
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="TFDS directory that has mnist; only read. Without it TFDS downloads it.",
-)
+@data_dir_option("mnist", "it")
 @click.option(
     "--steps",
     type=click.IntRange(min=_LEAST_STEPS),
@@ -38,12 +34,7 @@ _LEAST_STEPS = 100  # so that the first fault comes after a first evaluation
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=5, help="For every fault and each of 3 places."
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=WRITTEN / "faults",
-    help="Folder for faults.json, faults.md and faults.png.",
-)
+@out_option("faults", "Folder for faults.json, faults.md and faults.png.")
 def faults(dataset: str, data_dir: Path | None, steps: int, seeds: int, out: Path) -> None:
     """Compares guards by what they survive: NaN, bad data, wrong rates, corrupted weights."""
     steps -= steps % EVERY

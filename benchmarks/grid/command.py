@@ -6,21 +6,16 @@ from pathlib import Path
 import click
 
 from benchmarks import data, models, optimizers
-from benchmarks.choices import Choice
+from benchmarks.choices import Choice, data_dir_option, out_option
 from benchmarks.grid.measure import run_grid
 from benchmarks.grid.results import Results
 from benchmarks.grid.space import SLICES, space
-from benchmarks.paths import WRITTEN
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--slice", "slice_name", type=Choice(list(SLICES)), default="defaults")
 @click.option("--dataset", type=Choice(data.DATASETS), default="mnist")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="TFDS directory that has mnist or cifar10; only read. Without it TFDS downloads them.",
-)
+@data_dir_option("mnist or cifar10", "them")
 @click.option("--model", type=Choice(list(models.MODELS)), default="m2")
 @click.option(
     "--optimizer",
@@ -39,12 +34,7 @@ from benchmarks.paths import WRITTEN
 @click.option("--epochs", type=click.IntRange(min=1), default=5)
 @click.option("--minibatch-ratio", type=click.FloatRange(0, 1, min_open=True), default=0.01)
 @click.option("--seeds", type=click.IntRange(min=1), default=1, help="How many, from 0 on.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=WRITTEN / "grid",
-    help="Folder of the results; runs that are there already are not run again.",
-)
+@out_option("grid", "Folder of the results; runs that are there already are not run again.")
 def grid(
     slice_name: str,
     dataset: str,

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import pandas as pd
 
+from benchmarks.choices import out_option
 from benchmarks.grid import paper, tables
 from benchmarks.grid.frame import PROBLEM, as_frame, compared, curves, of_the_paper
 from benchmarks.grid.picture import (
@@ -17,7 +18,7 @@ from benchmarks.grid.picture import (
 )
 from benchmarks.grid.results import Results
 from benchmarks.log import LOG, Log, read_log
-from benchmarks.paths import COMMITTED, WRITTEN
+from benchmarks.paths import COMMITTED
 
 
 def write_report(runs: pd.DataFrame, folder: Path, catastrophe: Sequence[Log] = ()) -> None:
@@ -202,13 +203,7 @@ def _pictures(
     default=COMMITTED / "runs",
     help="Folder of the results of the grid.  [default: results/runs beside the program]",
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=WRITTEN / "report",
-    show_default=True,
-    help="Folder for README.md and the pictures.",
-)
+@out_option("report", "Folder for README.md and the pictures.")
 def report(runs: Path, out: Path) -> None:
     """Writes tables and figures about all results of the grid.
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import click
 
-from benchmarks.choices import Choice
+from benchmarks.choices import Choice, out_option
 from benchmarks.log import read_lines
-from benchmarks.paths import WRITTEN
 from benchmarks.tasks.contenders import CONTENDERS
 from benchmarks.tasks.measure import RESULTS, run_all, runs_of
 from benchmarks.tasks.picture import save_picture
@@ -39,11 +38,9 @@ from benchmarks.tasks.tables import write_tables
 @click.option(
     "--workers", type=click.IntRange(min=1), default=2, help="Programs side by side, a core each."
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=WRITTEN / "tasks",
-    help="Folder for tasks.jsonl, tasks.md and tasks.png; runs that are there are not run again.",
+@out_option(
+    "tasks",
+    "Folder for tasks.jsonl, tasks.md and tasks.png; runs that are there are not run again.",
 )
 def tasks(
     only: Sequence[str],

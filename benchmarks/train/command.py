@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from benchmarks import data, models, optimizers
-from benchmarks.choices import Choice
+from benchmarks.choices import Choice, data_dir_option
 from benchmarks.log import LOG, read_log
 from benchmarks.paths import WRITTEN
 from benchmarks.run import Run, ordered
@@ -70,11 +70,7 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
     "the sum of the two marked values is to be found, to within 0.08.  "
     "[default: adding for rnn, else digits]",
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="TFDS directory that has mnist or cifar10; only read. Without it TFDS downloads them.",
-)
+@data_dir_option("mnist or cifar10", "them")
 @click.option(
     "--model",
     type=Choice(list(models.MODELS)),
