@@ -173,7 +173,8 @@ def test_a_law_of_the_users_own_is_given_the_path_and_sets_the_rate():
     seen = []
 
     def law(squared_norm, alpha, step, d):
-        seen.append([float(x) for x in (squared_norm, alpha, step, d)])
+        jax.debug.callback(lambda *given: seen.append(given), squared_norm, alpha, step, d)
+        assert {jnp.shape(x) for x in (squared_norm, alpha, step, d)} == {()}
         return jnp.asarray(0.25)
 
     tx = salera_optax.scale_by_alera(0.5, law)
@@ -181,6 +182,7 @@ def test_a_law_of_the_users_own_is_given_the_path_and_sets_the_rate():
     state = tx.init(grads)
     updates, state = tx.update(grads, state)
     updates, state = tx.update(grads, state)
+    jax.effects_barrier()
     np.testing.assert_allclose(seen, [[0.25, 0.5, 1, 2], [0.5625, 0.5, 2, 2]])
     np.testing.assert_allclose(updates, math.exp(0.5) * grads)
 
