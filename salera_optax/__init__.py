@@ -10,10 +10,11 @@ from salera_optax._averaging import (
 from salera_optax._calibrate import Calibration, calibrate
 from salera_optax._detectors import Detector, Verdict, published, robust
 from salera_optax._groups import by_module
+from salera_optax._guard_state import PageHinkleyState
 from salera_optax._laws import ratio, score
 from salera_optax._metrics import events, metrics
 from salera_optax._multi_steps import MultiSteps, MultiStepsState
-from salera_optax._page_hinkley import PageHinkleyState, page_hinkley
+from salera_optax._page_hinkley import page_hinkley
 from salera_optax._parameterwise import (
     ScaleByParameterwiseAleraState,
     scale_by_parameterwise_alera,

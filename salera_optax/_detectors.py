@@ -34,6 +34,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from salera_optax._arrays import incremented, select
+from salera_optax._scalars import Scalars, initial, named
 from salera_optax._validation import check_number
 
 CLIP = 8.0  # deviations, the most that one loss counts for
@@ -190,14 +191,14 @@ class Band(NamedTuple):
       gradient_norm: largest recent norm of the gradient.
     """
 
-    level: jax.Array
-    lowest: jax.Array
-    deviation: jax.Array
-    gradient_norm: jax.Array
+    level: Any = 0.0
+    lowest: Any = 0.0
+    deviation: Any = 0.0
+    gradient_norm: Any = 0.0
 
 
-class RobustState(NamedTuple):
-    """State of `robust`, scalars.
+class _Robust(NamedTuple):
+    """What `robust` remembers, scalars.
 
     Attributes:
       seen: int32, losses since the start or since the last new level.
@@ -210,14 +211,20 @@ class RobustState(NamedTuple):
       faults: doubts in a row before a loss that was none, on average: the data were to blame.
     """
 
-    seen: jax.Array
-    band: Band
-    quiet_band: Band
-    statistic: jax.Array
-    threshold: jax.Array
-    again: jax.Array
-    doubts: jax.Array
-    faults: jax.Array
+    seen: Any = 0
+    band: Any = Band()
+    quiet_band: Any = Band()
+    statistic: Any = 0.0
+    threshold: Any = LIMIT
+    again: Any = False
+    doubts: Any = 0
+    faults: Any = 0.0
+
+
+class RobustState(Scalars):
+    """State of `robust`: the fields of `_Robust`."""
+
+    seen, band, quiet_band, statistic, threshold, again, doubts, faults = named(_Robust())
 
 
 def robust() -> Detector:
@@ -253,18 +260,7 @@ def robust() -> Detector:
     """
 
     def init(dtype: jax.typing.DTypeLike) -> RobustState:
-        zero = jnp.zeros((), dtype)
-        unknown = Band(zero, zero, zero, zero)
-        return RobustState(
-            seen=jnp.zeros((), jnp.int32),
-            band=unknown,
-            quiet_band=unknown,
-            statistic=zero,
-            threshold=zero + LIMIT,
-            again=jnp.zeros((), bool),
-            doubts=jnp.zeros((), jnp.int32),
-            faults=zero,
-        )
+        return RobustState.of(initial(_Robust(), dtype))
 
     def observe(
         state: RobustState, loss: jax.Array, gradient_norm: jax.Array
@@ -300,7 +296,7 @@ def robust() -> Detector:
         # What comes between an alarm and a quiet loss is evidence, and nothing to learn from.
         learned = select(again, state.band, learned)
         band = select(alarm, select(state.again, renewed, state.quiet_band), learned)
-        return Verdict(quiet, doubt, alarm), RobustState(
+        after = _Robust(
             seen=jnp.where(new_level, 1, incremented(state.seen)),
             band=band,
             quiet_band=select(quiet | new_level, band, state.quiet_band),
@@ -314,6 +310,7 @@ def robust() -> Detector:
                 state.faults + _weight(state.seen, loss.dtype) * (state.doubts - state.faults),
             ),
         )
+        return Verdict(quiet, doubt, alarm), RobustState.of(after)
 
     return Detector(init, observe)
 

@@ -1,6 +1,7 @@
 """Axes of devices, in `shard_map` and `pmap`: names, sizes, and sums over them."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -47,3 +48,9 @@ def summed(x: jax.Array, axis_name: AxisName) -> jax.Array:
     if 0 < len(missing) < len(as_names(axis_name)):  # psum takes all or none
         x = _as_varying(x, missing)
     return jnp.asarray(jax.lax.psum(x, axis_name))
+
+
+def any_of(flags: Iterable[jax.Array], axis_name: AxisName) -> jax.Array:
+    """Whether a flag is set on a device."""
+    count = sum((flag.astype(jnp.int32) for flag in flags), jnp.zeros((), jnp.int32))
+    return summed(count, axis_name) > 0

@@ -12,32 +12,30 @@ _NORM_DECAY = 0.99  # per step, of the largest recent norm of a leaf
 
 
 class History(NamedTuple):
-    """The last `LENGTH` calls that were no quiet steps, newest last; arrays of that length.
+    """The last `LENGTH` calls that were no quiet steps, newest last.
 
     Attributes:
-      step: int32, the call, from 0; -1 where there was none yet.
-      cause: int32, index of `CAUSES`.
-      alarm: bool, whether it was an alarm.
-      loss: the minibatch loss.
-      gradient_norm: norm of the gradient.
-      leaf: int32, the leaf whose gradient norm stood out most from its own recent ones.
+      calls: int32, a row of the shape (4,) for every one: the call, from 0, or -1 where there was
+        none yet; index of `CAUSES`; whether it was an alarm; and the leaf whose gradient norm stood
+        out most from its own recent ones.
+      values: of the shape (`LENGTH`, 2): the minibatch loss and the norm of the gradient.
       leaf_norms: the largest recent gradient norm of every leaf, of the shape (leaves,).
     """
 
-    step: jax.Array
-    cause: jax.Array
-    alarm: jax.Array
-    loss: jax.Array
-    gradient_norm: jax.Array
-    leaf: jax.Array
+    calls: jax.Array
+    values: jax.Array
     leaf_norms: jax.Array
+
+    @property
+    def alarm_causes(self) -> jax.Array:
+        """Index of `CAUSES` where the call was an alarm, else 0; of the shape (..., `LENGTH`)."""
+        return self.calls[..., 1] * self.calls[..., 2]
 
 
 def initial(leaves: int, dtype: jax.typing.DTypeLike) -> History:
     """An empty history of a guard over so many leaves."""
-    none = jnp.zeros(LENGTH, jnp.int32)
-    unknown = jnp.zeros(LENGTH, dtype)
-    return History(none - 1, none, none > 0, unknown, unknown, none, jnp.zeros(leaves, dtype))
+    none = jnp.tile(jnp.array([-1, 0, 0, 0], jnp.int32), (LENGTH, 1))
+    return History(none, jnp.zeros((LENGTH, 2), dtype), jnp.zeros(leaves, dtype))
 
 
 def recorded(
@@ -56,19 +54,23 @@ def recorded(
         ratio = leaf_norms / jnp.where(known, history.leaf_norms, 1)
         leaf = jnp.argmax(jnp.where(jnp.isfinite(ratio), ratio * known, jnp.inf))
     event = cause > 0
-    entry = (step, cause, alarm, loss, gradient_norm, leaf.astype(jnp.int32))
-    columns = [
-        jnp.where(event, jnp.append(column[1:], value.astype(column.dtype)), column)
-        for column, value in zip(history[:-1], entry, strict=True)
-    ]
+
+    def entered(table: jax.Array, *entry: jax.Array) -> jax.Array:
+        row = jnp.stack([value.astype(table.dtype) for value in entry])
+        return jnp.where(event, jnp.concatenate([table[1:], row[None]]), table)
+
     recent = jnp.maximum(leaf_norms, _NORM_DECAY * history.leaf_norms)
-    return History._make([*columns, jnp.where(event, history.leaf_norms, recent)])
+    return History(
+        calls=entered(history.calls, step, cause, alarm, leaf),
+        values=entered(history.values, loss, gradient_norm),
+        leaf_norms=jnp.where(event, history.leaf_norms, recent),
+    )
 
 
 def rows(history: History, names: list[str]) -> Iterator[dict[str, Any]]:
     """One plain dictionary an entry, oldest first."""
     host: History = jax.device_get(history)
-    for step, cause, alarm, loss, norm, leaf in zip(*host[:-1], strict=True):
+    for (step, cause, alarm, leaf), (loss, norm) in zip(host.calls, host.values, strict=True):
         if step >= 0:
             yield {
                 "step": int(step),

@@ -11,8 +11,8 @@ import numpy as np
 from salera_optax._alera import ScaleByAleraState
 from salera_optax._aliases import LearningRateState
 from salera_optax._groups import leaf_labels
+from salera_optax._guard_state import PageHinkleyState
 from salera_optax._history import rows
-from salera_optax._page_hinkley import PageHinkleyState
 from salera_optax._parameterwise import ScaleByParameterwiseAleraState
 from salera_optax._validation import leaf_name
 
@@ -142,7 +142,7 @@ def _walk(state: Any, prefix: str, scale: jax.Array) -> Iterator[tuple[str, Any,
 
 
 def _guard_metrics(guard: PageHinkleyState) -> dict[str, jax.Array]:
-    alarms = jnp.where(guard.history.alarm, guard.history.cause, 0)
+    alarms = guard.history.alarm_causes
     # States may be stacked, the entries are in the last dimension.
     places = jnp.where(alarms > 0, jnp.arange(alarms.shape[-1]), -1)
     last = jnp.max(places, -1, keepdims=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from salera_optax._page_hinkley import PageHinkleyState
+from salera_optax._guard_state import PageHinkleyState
 from salera_optax._validation import check_state, check_value
 
 
@@ -109,7 +109,7 @@ def _actions_only_when(stepped: jax.Array, inner_state: Any) -> Any:
     """The state with every guard's action taken back unless this call was a step."""
     return jax.tree.map(
         lambda part: (
-            part._replace(action=jax.tree.map(lambda done: done & stepped, part.action))
+            part.acted(jax.tree.map(lambda done: done & stepped, part.action))
             if isinstance(part, PageHinkleyState)
             else part
         ),

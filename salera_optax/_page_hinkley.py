@@ -5,31 +5,23 @@ code differ, this follows the code's detector (see `_detectors`) and the text's 
 code never performs.
 """
 
-import functools
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from salera_optax import _history, _response
-from salera_optax._arrays import (
-    copied,
-    incremented,
-    like,
-    scaled,
-    select,
-    squared_norms,
-    statistics_dtype,
-    wide_dtype,
-)
-from salera_optax._detectors import Detector, Verdict, robust
+from salera_optax import _history
+from salera_optax._arrays import copied, incremented, select, squared_norms, statistics_dtype
+from salera_optax._decision import deciding
+from salera_optax._detectors import Detector, robust
 from salera_optax._devices import AxisName, as_names, summed, varying
-from salera_optax._history import History
+from salera_optax._emit import ADDED, WRITTEN, Emit, branches, first, is_array, made_finite, second
+from salera_optax._guard_state import GuardFields, GuardScalars, PageHinkleyState
 from salera_optax._memory import starts_over
-from salera_optax._response import Action, ResponseState
+from salera_optax._scalars import initial
 from salera_optax._validation import (
     check_axis_name,
     check_detector,
@@ -53,55 +45,6 @@ class Guard(optax.GradientTransformationExtraArgs):
     step: Callable[..., tuple[Any, Any]] | None = None
 
 
-class PageHinkleyState(NamedTuple):
-    """State of `page_hinkley`.
-
-    Attributes:
-      step: int32 scalar, calls so far.
-      alarms: int32 scalar, alarms so far.
-      holds: int32 scalar, calls so far that took no step, alarms among them.
-      nonfinite: int32 scalar, calls so far whose loss, gradient or update was not finite.
-      action: what the last call did.
-      response: what alarms have left of the steps, and where the guard stands.
-      detector: the state of the detector.
-      history: the last alarms and held calls, which `events` reads.
-      snapshot: the last parameters that nothing spoke against (None without rollback).
-      inner_state: state of the guarded optimizer.
-    """
-
-    step: jax.Array
-    alarms: jax.Array
-    holds: jax.Array
-    nonfinite: jax.Array
-    action: Action
-    response: ResponseState
-    detector: Any
-    history: History
-    snapshot: Any
-    inner_state: Any
-
-    @property
-    def alarm(self) -> jax.Array:
-        """Bool scalar, whether the last call was an alarm."""
-        return self.action.alarm
-
-    @property
-    def scale(self) -> jax.Array:
-        """What alarms have left of the steps, in [2^-50, 1]."""
-        return self.response.scale
-
-
-def _any(flags: Iterable[jax.Array], axis_name: AxisName) -> jax.Array:
-    """Whether a flag is set on a device."""
-    count = sum((flag.astype(jnp.int32) for flag in flags), jnp.zeros((), jnp.int32))
-    return summed(count, axis_name) > 0
-
-
-def _differs(a: Any, b: Any, axis_name: AxisName) -> jax.Array:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return _any((jnp.any(x != y) for x, y in pairs), axis_name)
-
-
 def _agreed(value: Any, dtype: Any, axis_name: AxisName) -> tuple[jax.Array, Any]:
     """The mean loss of the devices, and what the inner optimizer is to be given for `value`."""
     loss = jnp.asarray(value, dtype)
@@ -109,122 +52,6 @@ def _agreed(value: Any, dtype: Any, axis_name: AxisName) -> tuple[jax.Array, Any
         return loss, value
     loss = summed(loss, axis_name) / jax.lax.axis_size(axis_name)
     return loss, loss.astype(jnp.result_type(value))
-
-
-def _judged(
-    detector: Detector, state: Any, loss: jax.Array, norm: jax.Array
-) -> tuple[jax.Array, Verdict, Any]:
-    """Whether loss and norm are finite, the verdict, and the next state of the detector."""
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    loss, norm = jnp.where(finite, loss, 1), jnp.where(finite, norm, 1)
-    verdict, observed = detector.observe(state, loss, norm)
-    verdict = Verdict(verdict.quiet & finite, verdict.doubt | ~finite, verdict.alarm & finite)
-    return finite, verdict, select(finite, observed, state)
-
-
-def _first(first: Any, second: Any) -> Any:
-    del second
-    return first
-
-
-def _second(first: Any, second: Any) -> Any:
-    del first
-    return second
-
-
-def _keep_finite(updates: Any, params: Any) -> Any:
-    """Zero wherever the updated parameter would not be finite."""
-    return jax.tree.map(
-        lambda u, p: jnp.where(jnp.isfinite(p + u), u, jnp.zeros_like(u)), updates, params
-    )
-
-
-def _restore_finite(params: Any, snapshot: Any) -> Any:
-    """The saved number wherever a parameter is not finite."""
-    return jax.tree.map(lambda p, s: jnp.where(jnp.isfinite(p), p, s), params, snapshot)
-
-
-def _difference(params: Any, target: Any) -> Any:
-    return _keep_finite(jax.tree.map(jnp.subtract, target, params), params)
-
-
-class _Emit(NamedTuple):
-    """What a call returns, and how a number in it that is not finite is found and mended.
-
-    Attributes:
-      moved: after a step: of the parameters and the moves.
-      put: without one: of the parameters and where they are to be.
-      beside: what the next two need: of the parameters and the snapshot.
-      landed: the parameters that come of it: of a leaf and the one beside it.
-      mended: the same without what is not finite: of all leaves and those beside them.
-    """
-
-    moved: Callable[[Any, Any], Any]
-    put: Callable[[Any, Any], Any]
-    beside: Callable[[Any, Any], Any]
-    landed: Callable[[jax.Array, jax.Array], jax.Array]
-    mended: Callable[[Any, Any], Any]
-
-
-# What is to be added to the parameters.
-_ADDED = _Emit(_second, _difference, _first, jnp.add, _keep_finite)
-# The next parameters. XLA writes them over the last ones, so that the snapshot has to mend them.
-_WRITTEN = _Emit(optax.apply_updates, _second, _second, _first, _restore_finite)
-
-
-_Branch = Callable[..., tuple[Any, Any]]
-
-
-# The branches of the conditionals are made once, and take all that they need as operands: outside
-# `jit` JAX compiles a conditional anew for every function that it has not seen.
-def _branches(
-    inner: optax.GradientTransformationExtraArgs, emit: _Emit, fixed: dict[str, Any]
-) -> tuple[_Branch, _Branch]:
-    """The step and the stay; `fixed` are arguments of `inner` that are no arrays."""
-
-    def go(
-        updates: Any, inner_state: Any, start: Any, params: Any, scale: Any, given: Any
-    ) -> tuple[Any, Any]:
-        del params
-        moves, after = inner.update(updates, inner_state, start, **given, **fixed)
-        moves = jax.tree.map(lambda u, p: scaled(u, scale, p), moves, start)
-        return emit.moved(start, moves), jax.tree.map(like, after, inner_state)
-
-    def stay(
-        updates: Any, inner_state: Any, start: Any, params: Any, scale: Any, given: Any
-    ) -> tuple[Any, Any]:
-        del updates, scale, given
-        return emit.put(params, start), inner_state
-
-    return go, stay
-
-
-def _no_difference(params: Any, snapshot: Any) -> jax.Array:
-    del params, snapshot
-    return jnp.zeros((), bool)
-
-
-def _is_array(argument: Any) -> bool:
-    return all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(argument))
-
-
-@jax.jit
-def _broken(leaf: jax.Array) -> jax.Array:
-    """Whether a number is not finite, by the sum: a third of the time of a look at each on CPUs."""
-    return ~jnp.isfinite(jnp.sum(leaf, dtype=wide_dtype(leaf)))
-
-
-def _mended(
-    emit: _Emit, emitted: Any, beside: Any, stepped: jax.Array, axis_name: AxisName
-) -> tuple[Any, jax.Array]:
-    """What is emitted, made finite after a step, and whether it was not.
-
-    To be called behind the conditional, where all of it lies in memory: inside XLA would write down
-    every move, or compute it twice, for a second use.
-    """
-    landed = jax.tree.leaves(jax.tree.map(emit.landed, emitted, beside))
-    broken = _any(map(_broken, landed), axis_name) & stepped
-    return jax.lax.cond(broken, emit.mended, _first, emitted, beside), broken
 
 
 def _check_not_nested(inner_state: Any) -> None:
@@ -371,10 +198,11 @@ def page_hinkley(
     guarded = optax.with_extra_args_support(inner)
     chosen = robust() if detector is None else detector
 
-    added, written = (_branches(guarded, emit, {}) for emit in (_ADDED, _WRITTEN))
-    differs = functools.partial(_differs, axis_name=axis_name)
+    added, written = (branches(guarded, emit, {}) for emit in (ADDED, WRITTEN))
 
-    def mended(inner_state: Any, start: Any) -> Any:
+    decide = deciding(chosen, factor, rollback, axis_name)
+
+    def forgotten(inner_state: Any, start: Any) -> Any:
         return on_alarm(inner_state) if on_alarm else starts_over(guarded, inner_state, start)
 
     def init_fn(params: Any) -> PageHinkleyState:
@@ -382,15 +210,9 @@ def page_hinkley(
         dtype = statistics_dtype(params)
         inner_state = guarded.init(params)
         _check_not_nested(inner_state)
-        step, alarms, holds, nonfinite = copied([jnp.zeros((), jnp.int32)] * 4)
         history = _history.initial(len(jax.tree.leaves(params)), dtype)
         return PageHinkleyState(
-            step=step,
-            alarms=alarms,
-            holds=holds,
-            nonfinite=nonfinite,
-            action=Action(*copied([jnp.zeros((), bool)] * 5)),
-            response=_response.initial(dtype),
+            scalars=GuardScalars.of(initial(GuardFields(), dtype)),
             detector=copied(chosen.init(dtype)),
             history=copied(history),
             snapshot=copied(params) if rollback else None,
@@ -405,15 +227,15 @@ def page_hinkley(
         value: ArrayLike | None = None,
         **extra_args: Any,
     ) -> tuple[Any, PageHinkleyState]:
-        return advanced(_ADDED, updates, state, params, value, extra_args)
+        return advanced(ADDED, updates, state, params, value, extra_args)
 
     def step_fn(
         grads: Any, state: Any, params: Any, *, value: ArrayLike | None = None, **extra_args: Any
     ) -> tuple[Any, PageHinkleyState]:
-        return advanced(_WRITTEN, grads, state, params, value, extra_args)
+        return advanced(WRITTEN, grads, state, params, value, extra_args)
 
     def advanced(
-        emit: _Emit, updates: Any, state: Any, params: Any, value: Any, extra_args: Any
+        emit: Emit, updates: Any, state: Any, params: Any, value: Any, extra_args: Any
     ) -> tuple[Any, PageHinkleyState]:
         """What is emitted, and the next state."""
         _check_call(guarded, updates, state, params, value, rollback)
@@ -424,56 +246,59 @@ def page_hinkley(
         norms = jnp.sqrt(jnp.stack(squares).astype(dtype)) if squares else jnp.zeros(0, dtype)
         norm = jnp.sqrt(sum(squares, jnp.zeros((), dtype)))
         loss, value = _agreed(value, dtype, axis_name)
-        finite, verdict, observed = _judged(chosen, state.detector, loss, norm)
-        action, response = _response.respond(
-            state.response, verdict, jnp.asarray(factor, dtype), rollback
+        decision, observed = decide(
+            state.action.go_back, params, state.snapshot, state.response, state.detector, loss, norm
         )
-        # Adding the difference may miss the snapshot by a rounding error. Then this call adds what
-        # is missing, and neither takes a step nor looks at the loss.
-        settle = jnp.zeros((), bool)
-        if rollback:
-            settle = jax.lax.cond(
-                state.action.go_back, differs, _no_difference, params, state.snapshot
-            )
-        no = jnp.zeros((), bool)
-        action = select(settle, Action(alarm=no, hold=~no, go_back=no, renew=no, forget=no), action)
+        settle, response = decision.settle, decision.response
+        action = decision.action
 
         start, snapshot = params, state.snapshot
         if rollback:
             snapshot = select(action.renew, params, snapshot)
             # XLA copies every buffer unless the branch that returns its operands untouched is
             # branch 0, the false one; here and below.
-            start = jax.lax.cond(action.go_back | settle, _second, _first, params, snapshot)
-        inner_state = jax.lax.cond(action.forget, mended, _first, state.inner_state, start)
+            start = jax.lax.cond(action.go_back | settle, second, first, params, snapshot)
+        inner_state = jax.lax.cond(action.forget, forgotten, first, state.inner_state, start)
 
         given = {"value": jnp.asarray(value), **extra_args}
-        fixed = {name: extra for name, extra in given.items() if not _is_array(extra)}
-        usual = added if emit is _ADDED else written
-        go, stay = _branches(guarded, emit, fixed) if fixed else usual
+        fixed = {name: extra for name, extra in given.items() if not is_array(extra)}
+        usual = added if emit is ADDED else written
+        go, stay = branches(guarded, emit, fixed) if fixed else usual
         given = {name: extra for name, extra in given.items() if name not in fixed}
-        result, after = jax.lax.cond(
-            ~action.hold, go, stay, updates, inner_state, start, params, response.scale, given
+        result, inner_state = jax.lax.cond(
+            ~action.hold,
+            go,
+            stay,
+            updates,
+            inner_state,
+            start,
+            params,
+            decision.response.scale,
+            given,
         )
-        result, broken = _mended(
+        result, broken = made_finite(
             emit, result, emit.beside(params, snapshot), ~action.hold, axis_name
         )
         # Those of _history.CAUSES.
-        causes = jnp.stack([action.hold, verdict.alarm, ~finite, broken])
+        causes = jnp.stack([action.hold, decision.rise, ~decision.finite, broken])
         cause = jnp.where(settle, 0, jnp.max(causes * jnp.arange(1, 5)))
         history = _history.recorded(
             state.history, state.step, cause, action.alarm, loss, norm, norms
         )
-        return result, PageHinkleyState(
+        after = GuardFields(
             step=incremented(state.step),
             alarms=state.alarms + action.alarm,
             holds=state.holds + (action.hold & ~settle),
             nonfinite=state.nonfinite + (cause >= 3),
             action=action,
-            response=select(settle, state.response, response),
-            detector=select(settle, state.detector, observed),
+            response=response,
+        )
+        return result, PageHinkleyState(
+            scalars=GuardScalars.of(after),
+            detector=observed,
             history=select(settle, state.history, history),
             snapshot=snapshot,
-            inner_state=after,
+            inner_state=inner_state,
         )
 
     guard = Guard(init_fn, update_fn)

@@ -18,9 +18,8 @@ the guard looks at another minibatch, at the same parameters.
                            with nothing left to grow back end it: later alarms are for good again.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -35,7 +34,7 @@ LEAST_SCALE = 2.0**-50  # where the authors' code gives up (1e-15); here the sca
 
 
 class ResponseState(NamedTuple):
-    """What the guard must remember of its own doings, scalars.
+    """What the guard must remember of its own doings, scalars; the defaults before the first call.
 
     Attributes:
       scale: what alarms have left of the steps, in [2^-50, 1].
@@ -49,14 +48,14 @@ class ResponseState(NamedTuple):
       failed: int32, how often an alarm came after the scale had grown.
     """
 
-    scale: jax.Array
-    held: jax.Array
-    ahead: jax.Array
-    on_trial: jax.Array
-    doubted: jax.Array
-    due: jax.Array
-    calm: jax.Array
-    failed: jax.Array
+    scale: Any = 1.0
+    held: Any = 0
+    ahead: Any = False
+    on_trial: Any = False
+    doubted: Any = False
+    due: Any = 0.0
+    calm: Any = 0
+    failed: Any = 0
 
 
 class Action(NamedTuple):
@@ -70,25 +69,11 @@ class Action(NamedTuple):
       forget: whether the steps were to blame for the last alarm, and what led to them is to go.
     """
 
-    alarm: jax.Array
-    hold: jax.Array
-    go_back: jax.Array
-    renew: jax.Array
-    forget: jax.Array
-
-
-def initial(dtype: jax.typing.DTypeLike) -> ResponseState:
-    """The state before the first call."""
-    return ResponseState(
-        scale=jnp.ones((), dtype),
-        held=jnp.zeros((), jnp.int32),
-        ahead=jnp.zeros((), bool),
-        on_trial=jnp.zeros((), bool),
-        doubted=jnp.zeros((), bool),
-        due=jnp.zeros((), dtype),
-        calm=jnp.zeros((), jnp.int32),
-        failed=jnp.zeros((), jnp.int32),
-    )
+    alarm: Any = False
+    hold: Any = False
+    go_back: Any = False
+    renew: Any = False
+    forget: Any = False
 
 
 def respond(

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from salera_optax._page_hinkley import Guard, PageHinkleyState
+from salera_optax._guard_state import PageHinkleyState
+from salera_optax._page_hinkley import Guard
 
 
 def step(

@@ -23,7 +23,7 @@ except ImportError as error:
     ) from error
 
 from salera_optax._arrays import copied, like, select
-from salera_optax._page_hinkley import PageHinkleyState
+from salera_optax._guard_state import PageHinkleyState
 from salera_optax._step import guards, restored, stepped
 from salera_optax._validation import check_same_tree
 

@@ -10,9 +10,10 @@ from salera_optax._response import (
     LEAST_SCALE,
     PATIENCE,
     PATIENCE_ON_TRIAL,
-    initial,
+    ResponseState,
     respond,
 )
+from salera_optax._scalars import initial
 
 KINDS = {
     "quiet": Verdict(jnp.bool_(True), jnp.bool_(False), jnp.bool_(False)),
@@ -27,7 +28,7 @@ respond = jax.jit(respond, static_argnums=3)
 
 def answers(kinds, factor=0.5, rollback=True):
     """What is done in every call, as a word, and the scale behind it."""
-    state, done = initial(jnp.float32), []
+    state, done = initial(ResponseState(), jnp.float32), []
     for kind in kinds:
         action, state = respond(state, KINDS[kind], factor, rollback)
         word = (
@@ -172,7 +173,7 @@ def test_growth_that_ends_in_an_alarm_waits_twice_as_long_and_never_for_ever():
 
 def test_the_memory_starts_over_when_the_steps_are_found_to_blame():
     def forgets(kinds, rollback=True):
-        state, found = initial(jnp.float32), []
+        state, found = initial(ResponseState(), jnp.float32), []
         for kind in kinds:
             action, state = respond(state, KINDS[kind], 0.5, rollback)
             found.append(bool(action.forget))

@@ -188,7 +188,7 @@ def outcomes(name: str, guarded: bool) -> Outcomes:
         (params, state), _ = jax.lax.scan(one_step, (params, tx.init(params)), steps)
         shift = _now(index, jnp.asarray(STEPS), jnp.ones(())).labels
         loss = _mean_loss(params, images, (labels + shift) % 10, jnp.ones(len(images)))
-        return Outcomes(loss, optax.tree.get(state, "scale", jnp.ones(())))
+        return Outcomes(loss, salera_optax.metrics(state).get("scale", jnp.ones(())))
 
     together = jax.jit(jax.vmap(run), compiler_options={"xla_backend_optimization_level": 1})
     return Outcomes(*jax.device_get(together(jnp.arange(len(TROUBLES)))))
