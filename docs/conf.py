@@ -1,17 +1,20 @@
 """Configuration of Sphinx, which runs as `sphinx-build --fail-on-warning docs docs/_build`."""
 
 import re
+import shutil
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
 import salera_optax
 
-project = html_title = "salera_optax"
+project = "salera_optax"
 author = "The salera_optax authors"
 release = version = salera_optax.__version__
+html_title = f"{project} {release}"
 exclude_patterns = ["_build"]
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -32,6 +35,7 @@ katex_options = "output: 'mathml'"
 katex_css_path = "katex-math.css"
 
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # the notebooks carry their outputs
 html_theme = "furo"
 pygments_style = "tango"  # has red and green for the two sides of a diff
 html_static_path = ["_static"]
@@ -39,6 +43,8 @@ html_css_files = ["custom.css"]
 html_show_copyright = False
 html_show_sourcelink = False
 
+_HERE = Path(__file__).parent
+_NOTEBOOKS = _HERE.parent / "notebooks"
 _PAGES = {
     "README.md": "/index.md",
     "CHANGELOG.md": "/changelog.md",
@@ -58,11 +64,15 @@ def _link_pages(text: str) -> str:
     def page(link: re.Match[str]) -> str:
         return f"]({_PAGES.get(link[1], link[1].removeprefix('docs'))}"
 
-    return re.sub(rf"\]\((?:\.\./)*({'|'.join(_PAGES)}|docs/[\w/-]+\.md)", page, text)
+    text = re.sub(rf"\]\((?:\.\./)*({'|'.join(_PAGES)}|docs/[\w/-]+\.md)", page, text)
+    return re.sub(r"\]\((?:\.\./)*(notebooks/\w+\.ipynb)", r"](/\1", text)
 
 
 def setup(app: Sphinx) -> None:
-    """Links the pages, and the files that they include."""
+    """Brings the notebooks; links the pages, and the files that they include."""
+    (_HERE / "notebooks").mkdir(exist_ok=True)
+    for notebook in _NOTEBOOKS.glob("*.ipynb"):
+        shutil.copy(notebook, _HERE / "notebooks")
 
     def source_read(app: Sphinx, name: str, content: list[str]) -> None:
         content[0] = _link_pages(content[0])

@@ -8,7 +8,7 @@ from salera_optax._averaging import (
     polynomial_averaging,
 )
 from salera_optax._calibrate import Calibration, calibrate
-from salera_optax._detectors import Detector, Verdict, published, robust
+from salera_optax._detectors import Detector, Verdict, published
 from salera_optax._groups import by_module
 from salera_optax._guard_state import PageHinkleyState
 from salera_optax._laws import ratio, score
@@ -20,6 +20,7 @@ from salera_optax._parameterwise import (
     scale_by_parameterwise_alera,
 )
 from salera_optax._random_walk import path_mean, path_std
+from salera_optax._robust import robust
 from salera_optax._step import step
 
 __version__ = "0.1.0"

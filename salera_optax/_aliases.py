@@ -256,21 +256,28 @@ def salera(
     and its authors' code also has `rollback=False`.
 
     Args:
-      learning_rate: initial rate eta_0 or an Optax schedule; see `alera`.
-      alpha: memory rate of the path, in (0, 1]; see `alera`.
-      law: how a rate follows its path; see `alera`.
-      groups: leaves that share a rate; see `alera`.
+      learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
+        self-tuned rate multiplies.
+      alpha: memory rate of the path, in (0, 1]; it averages over about 1/alpha gradients.
+      law: how a rate follows its path; None is `ratio()`, `score(...)` is the paper's, and
+        `scale_by_alera` tells how to write one.
+      groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
+        strings that is a prefix of the parameters; or a function to one, such as `by_module`.
       momentum: decay of a momentum in [0, 1), or None; `reset_path` resets it too.
       nesterov: whether the momentum is Nesterov's.
-      weight_decay: an L2 penalty; see `alera`.
-      mask: the leaves that decay; see `alera`.
-      eps: a group whose gradient norm is at most this keeps its rate; see `alera`.
-      factor: what an alarm multiplies every step by, in (0, 1].
-      rollback: whether an alarm restores the parameters.
+      weight_decay: what part of a parameter is added to its gradient, finite and at least 0, or an
+        Optax schedule: an L2 penalty, in front of path and momentum.
+      mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
+      eps: a group whose gradient norm is at most this, finite and at least 0, lets its path decay
+        and keeps its rate.
+      factor: what an alarm multiplies every step by, in (0, 1]; 1 only rolls back.
+      rollback: whether an alarm restores the parameters; without it there is no copy of them.
       reset_path: whether path, step and momentum are forgotten where a step was to blame for an
         alarm; the rates stay.
-      detector: what judges loss and gradient norm, None for `robust()`; see `page_hinkley`.
-      axis_name: the axes of the devices in `shard_map` or `pmap`; see `page_hinkley`.
+      detector: what judges loss and gradient norm: None for `robust()`, `published()` for the
+        paper's test, or a `Detector` of your own.
+      axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices, so that
+        all decide alike; see `page_hinkley`. `jit` needs no name.
 
     Returns:
       An optimizer whose `update` needs `value`, the minibatch loss, and the parameters. Its state
@@ -346,7 +353,8 @@ def spalera(
         rate_t = rate_{t-1} exp(law(N path_t^2, alpha, t, 1))
 
     Args:
-      learning_rate: initial rate eta_0 or an Optax schedule; see `alera`.
+      learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
+        self-tuned rate multiplies.
       alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.1.
       law: how a rate follows its coordinate of the path; None is `score(2.11e-8)`, the paper's
         robust C = 3e-8 in units of the exact deviation.
@@ -420,19 +428,23 @@ def ag_adam(
     loss can be had in the training loop.
 
     Args:
-      learning_rate: initial rate eta_0 or an Optax schedule; see `alera`.
+      learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
+        self-tuned rate multiplies.
       b1: decay of Adam's first moment, in [0, 1].
       b2: decay of Adam's second moment, in [0, 1].
       eps: Adam's epsilon, added to the root of the second moment (that of ALERA is 1e-6).
       eps_root: added under that root.
       mu_dtype: dtype of the first moment, None for that of the parameters.
       weight_decay: decoupled weight decay; see `salera_adamw`.
-      mask: the leaves that decay; see `alera`.
+      mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
       nesterov: whether Adam takes Nesterov's momentum.
       alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.001, with its law.
-      law: how a rate follows its path; see `alera`.
-      groups: leaves that share a rate; see `alera`.
-      axis_name: the axes of the devices in `shard_map` or `pmap`; see `alera`.
+      law: how a rate follows its path; None is `ratio()`, `score(...)` is the paper's, and
+        `scale_by_alera` tells how to write one.
+      groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
+        strings that is a prefix of the parameters; or a function to one, such as `by_module`.
+      axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices, over
+        which norms are taken; see `alera`. `jit` needs no name.
 
     Returns:
       An optimizer. Its state holds three copies of the parameters, the path and Adam's moments.
@@ -509,9 +521,11 @@ def salera_adamw(
         by the learning rate and by the self-tuned rate of the leaf.
       mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
       nesterov: whether Adam takes Nesterov's momentum.
-      alpha: memory rate of the path, in (0, 1]; see `alera`.
-      law: how a rate follows its path; see `alera`.
-      groups: leaves that share a rate; see `alera`.
+      alpha: memory rate of the path, in (0, 1]; it averages over about 1/alpha gradients.
+      law: how a rate follows its path; None is `ratio()`, `score(...)` is the paper's, and
+        `scale_by_alera` tells how to write one.
+      groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
+        strings that is a prefix of the parameters; or a function to one, such as `by_module`.
       factor: as in `salera`.
       rollback: as in `salera`.
       reset_path: whether path, step, moments and average are forgotten where a step was to blame
@@ -519,7 +533,8 @@ def salera_adamw(
       detector: as in `salera`.
       average: whether the parameters are averaged along the run, for `eval_params`, which are often
         the better ones to evaluate; see `polynomial_averaging`.
-      axis_name: the axes of the devices in `shard_map` or `pmap`; see `page_hinkley`.
+      axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices, so that
+        all decide alike; see `page_hinkley`. `jit` needs no name.
 
     Returns:
       An optimizer whose `update` needs `value`, the minibatch loss, and the parameters. Its state

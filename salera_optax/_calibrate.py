@@ -12,7 +12,8 @@ import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from salera_optax._arrays import select
-from salera_optax._detectors import Detector, robust
+from salera_optax._detectors import Detector
+from salera_optax._robust import robust
 from salera_optax._validation import check_detector
 
 _RISES = (0.1, 0.3, 1.0, 3.0)

@@ -1,5 +1,6 @@
 """What a guard returns, all of it finite: the next parameters, or what is to be added to them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,32 +34,50 @@ def _restore_finite(params: Any, snapshot: Any) -> Any:
     return jax.tree.map(lambda p, s: jnp.where(jnp.isfinite(p), p, s), params, snapshot)
 
 
-def _difference(params: Any, target: Any) -> Any:
-    return _keep_finite(jax.tree.map(jnp.subtract, target, params), params)
+def _placed(params: Any, snapshot: Any, back: jax.Array) -> Any:
+    # XLA copies every buffer unless the branch that returns its operands untouched is branch 0, the
+    # false one; as in all conditionals of the guard.
+    return params if snapshot is None else jax.lax.cond(back, second, first, params, snapshot)
+
+
+def _left(params: Any, snapshot: Any, back: jax.Array) -> Any:
+    del snapshot, back
+    return params
+
+
+def _difference(params: Any, snapshot: Any, back: jax.Array) -> Any:
+    if snapshot is None:
+        return jax.tree.map(jnp.zeros_like, params)
+    away = jax.tree.map(lambda p, s: jnp.where(back, s - p, jnp.zeros_like(p)), params, snapshot)
+    return _keep_finite(away, params)
 
 
 class Emit(NamedTuple):
     """What a call returns, and how a number in it that is not finite is found and mended.
 
     Attributes:
-      moved: after a step: of the parameters and the moves.
-      put: without one: of the parameters and where they are to be.
+      start: what a step starts from, and a call without one leaves: of the parameters, the
+        snapshot, and whether to go back to it.
+      moved: what is returned after a step: of the parameters and the moves.
+      put: the same without one: of what `start` gave, the snapshot, and whether to go back.
       beside: what the next two need: of the parameters and the snapshot.
       landed: the parameters that come of it: of a leaf and the one beside it.
       mended: the same without what is not finite: of all leaves and those beside them.
     """
 
+    start: Callable[[Any, Any, jax.Array], Any]
     moved: Callable[[Any, Any], Any]
-    put: Callable[[Any, Any], Any]
+    put: Callable[[Any, Any, jax.Array], Any]
     beside: Callable[[Any, Any], Any]
     landed: Callable[[jax.Array, jax.Array], jax.Array]
     mended: Callable[[Any, Any], Any]
 
 
-# What is to be added to the parameters.
-ADDED = Emit(second, _difference, first, jnp.add, _keep_finite)
+# What is to be added to the parameters. They are needed afterwards, so that to start from the
+# snapshot would be to copy them; and a call that goes back takes no step.
+ADDED = Emit(_left, second, _difference, first, jnp.add, _keep_finite)
 # The next parameters. XLA writes them over the last ones, so that the snapshot has to mend them.
-WRITTEN = Emit(optax.apply_updates, second, second, first, _restore_finite)
+WRITTEN = Emit(_placed, optax.apply_updates, _left, second, first, _restore_finite)
 
 
 _Branch = Callable[..., tuple[Any, Any]]
@@ -72,18 +91,18 @@ def branches(
     """The step and the stay; `fixed` are arguments of `inner` that are no arrays."""
 
     def go(
-        updates: Any, inner_state: Any, start: Any, params: Any, scale: Any, given: Any
+        updates: Any, inner_state: Any, params: Any, place: Any, scale: Any, given: Any
     ) -> tuple[Any, Any]:
-        del params
-        moves, after = inner.update(updates, inner_state, start, **given, **fixed)
-        moves = jax.tree.map(lambda u, p: scaled(u, scale, p), moves, start)
-        return emit.moved(start, moves), jax.tree.map(like, after, inner_state)
+        del place
+        moves, after = inner.update(updates, inner_state, params, **given, **fixed)
+        moves = jax.tree.map(lambda u, p: scaled(u, scale, p), moves, params)
+        return emit.moved(params, moves), jax.tree.map(like, after, inner_state)
 
     def stay(
-        updates: Any, inner_state: Any, start: Any, params: Any, scale: Any, given: Any
+        updates: Any, inner_state: Any, params: Any, place: Any, scale: Any, given: Any
     ) -> tuple[Any, Any]:
         del updates, scale, given
-        return emit.put(params, start), inner_state
+        return emit.put(params, *place), inner_state
 
     return go, stay
 
@@ -92,10 +111,11 @@ def is_array(argument: Any) -> bool:
     return all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(argument))
 
 
-@jax.jit
-def _broken(leaf: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=0)
+def _broken(landed: Callable[..., jax.Array], leaf: jax.Array, beside: jax.Array) -> jax.Array:
     """Whether a number is not finite, by the sum: a third of the time of a look at each on CPUs."""
-    return ~jnp.isfinite(jnp.sum(leaf, dtype=wide_dtype(leaf)))
+    number = landed(leaf, beside)
+    return ~jnp.isfinite(jnp.sum(number, dtype=wide_dtype(number)))
 
 
 def made_finite(
@@ -106,6 +126,6 @@ def made_finite(
     To be called behind the conditional, where all of it lies in memory: inside XLA would write down
     every move, or compute it twice, for a second use.
     """
-    landed = jax.tree.leaves(jax.tree.map(emit.landed, emitted, beside))
-    broken = any_of(map(_broken, landed), axis_name) & stepped
+    pairs = zip(jax.tree.leaves(emitted), jax.tree.leaves(beside), strict=True)
+    broken = any_of((_broken(emit.landed, *pair) for pair in pairs), axis_name) & stepped
     return jax.lax.cond(broken, emit.mended, first, emitted, beside), broken

@@ -16,11 +16,12 @@ from jax.typing import ArrayLike
 from salera_optax import _history
 from salera_optax._arrays import copied, incremented, select, squared_norms, statistics_dtype
 from salera_optax._decision import deciding
-from salera_optax._detectors import Detector, robust
+from salera_optax._detectors import Detector
 from salera_optax._devices import AxisName, as_names, summed, varying
-from salera_optax._emit import ADDED, WRITTEN, Emit, branches, first, is_array, made_finite, second
+from salera_optax._emit import ADDED, WRITTEN, Emit, branches, first, is_array, made_finite
 from salera_optax._guard_state import GuardFields, GuardScalars, PageHinkleyState
 from salera_optax._memory import starts_over
+from salera_optax._robust import robust
 from salera_optax._scalars import initial
 from salera_optax._validation import (
     check_axis_name,
@@ -202,8 +203,8 @@ def page_hinkley(
 
     decide = deciding(chosen, factor, rollback, axis_name)
 
-    def forgotten(inner_state: Any, start: Any) -> Any:
-        return on_alarm(inner_state) if on_alarm else starts_over(guarded, inner_state, start)
+    def forgotten(inner_state: Any, params: Any) -> Any:
+        return on_alarm(inner_state) if on_alarm else starts_over(guarded, inner_state, params)
 
     def init_fn(params: Any) -> PageHinkleyState:
         check_params("page_hinkley", params)
@@ -252,12 +253,9 @@ def page_hinkley(
         settle, response = decision.settle, decision.response
         action = decision.action
 
-        start, snapshot = params, state.snapshot
-        if rollback:
-            snapshot = select(action.renew, params, snapshot)
-            # XLA copies every buffer unless the branch that returns its operands untouched is
-            # branch 0, the false one; here and below.
-            start = jax.lax.cond(action.go_back | settle, second, first, params, snapshot)
+        snapshot = select(action.renew, params, state.snapshot) if rollback else None
+        place = (snapshot, action.go_back | settle)
+        start = emit.start(params, *place)
         inner_state = jax.lax.cond(action.forget, forgotten, first, state.inner_state, start)
 
         given = {"value": jnp.asarray(value), **extra_args}
@@ -266,15 +264,7 @@ def page_hinkley(
         go, stay = branches(guarded, emit, fixed) if fixed else usual
         given = {name: extra for name, extra in given.items() if name not in fixed}
         result, inner_state = jax.lax.cond(
-            ~action.hold,
-            go,
-            stay,
-            updates,
-            inner_state,
-            start,
-            params,
-            decision.response.scale,
-            given,
+            ~action.hold, go, stay, updates, inner_state, start, place, response.scale, given
         )
         result, broken = made_finite(
             emit, result, emit.beside(params, snapshot), ~action.hold, axis_name

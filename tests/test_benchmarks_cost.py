@@ -1,5 +1,6 @@
 """Tests of `python -m benchmarks cost`, at a tiny size: what it counts, not how long it takes."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 
 import salera_optax
 from benchmarks.__main__ import main
-from benchmarks.cost import measure, tables
+from benchmarks.cost import measure, programs
 
 
 @pytest.mark.slow
@@ -17,10 +18,12 @@ def test_the_costs_are_written_as_a_table_as_json_and_as_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     tx = salera_optax.page_hinkley(optax.sgd(1e-3))
-    makers = {"adam": lambda: optax.adam(1e-3), "guarded": lambda: tx}
+    makers = {"adam": lambda: optax.adam(1e-3), "page_hinkley(adam)": lambda: tx}
     monkeypatch.setattr(measure, "MEASURED", makers)
-    for module in (measure, tables):
-        monkeypatch.setattr(module, "FEW", tuple(makers))
+    # The networks by name; a small one will do for both.
+    small = dict.fromkeys(programs.NETWORKS, functools.partial(programs.at_size, parameters=100))
+    monkeypatch.setattr(programs, "NETWORKS", small)
+    monkeypatch.setattr(measure, "FEW", tuple(makers))
     sizes = ["--parameters", "400", "--largest", "10000", "--leaves", "10", "--rounds", "1"]
     result = CliRunner().invoke(main, ["cost", *sizes, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
@@ -39,3 +42,5 @@ def test_the_costs_are_written_as_a_table_as_json_and_as_a_picture(
     assert 1 <= adam["traffic_bytes"] / adam["floor_bytes"] < 2
     assert guarded["floor_bytes"] == pytest.approx(4 * 440 * 4, rel=0.1)
     assert [row["size"] for row in costs["leaves"]] == [1, 1, 10, 10]
+    assert [row["size"] for row in costs["networks"][::2]] == list(programs.NETWORKS)
+    assert "chain_ratio" in guarded

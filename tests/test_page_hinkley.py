@@ -496,8 +496,8 @@ def conditionals(jaxpr, shape):
     return found
 
 
-@pytest.mark.parametrize("apply", ["step", "update"])
-def test_conditionals_choose_between_stepping_and_rolling_back_on_every_backend(apply):
+@pytest.mark.parametrize(("apply", "expected"), [("step", 4), ("update", 3)])
+def test_conditionals_choose_between_stepping_and_rolling_back_on_every_backend(apply, expected):
     tx = salera_optax.page_hinkley(optax.adam(1e-3))
     params = jnp.ones(17)
 
@@ -508,7 +508,9 @@ def test_conditionals_choose_between_stepping_and_rolling_back_on_every_backend(
 
     state = tx.init(params)
     found = conditionals(jax.make_jaxpr(train)(params, state, params).jaxpr, (17,))
-    assert len(found) == 4, "to roll back, to forget Adam's moments, to take a step, to mend it"
+    # To forget Adam's moments; to take a step, or else to go back where an update does; and to
+    # mend it. A step that writes the parameters has gone back before, in place.
+    assert len(found) == expected
     for platform in ("cuda", "tpu"):
         exported = jax.export.export(jax.jit(train), platforms=[platform])(params, state, params)
         text = exported.mlir_module()

@@ -1,6 +1,7 @@
 """`python -m benchmarks cost`: what a step costs, as a table, as JSON and as a picture."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import click
@@ -8,7 +9,7 @@ import jax
 
 from benchmarks.choices import out_option
 from benchmarks.cost import programs
-from benchmarks.cost.measure import optimizer_costs, scaling
+from benchmarks.cost.measure import compared, optimizer_costs
 from benchmarks.cost.picture import save_picture
 from benchmarks.cost.tables import write_tables
 
@@ -30,9 +31,9 @@ from benchmarks.cost.tables import write_tables
 @click.option(
     "--leaves",
     type=click.IntRange(min=1),
-    default=1000,
+    default=100,
     help="Largest number of leaves in the scaling, which goes up from 1 in tens. "
-    "A GPU compiles a thousand for minutes.",
+    "A thousand take minutes to compile.",
 )
 @click.option(
     "--rounds",
@@ -57,8 +58,9 @@ def cost(parameters: int, largest: int, leaves: int, rounds: int, out: Path) -> 
         "parameters": parameters,
         "bandwidth": bandwidth,
         "optimizers": rows,
-        "sizes": scaling(sizes, programs.at_size, rounds),
-        "leaves": scaling(counts, programs.at_leaves, rounds),
+        "sizes": compared({n: partial(programs.at_size, parameters=n) for n in sizes}, rounds),
+        "leaves": compared({n: partial(programs.at_leaves, leaves=n) for n in counts}, rounds),
+        "networks": compared(programs.NETWORKS, rounds),
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "cost.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from tqdm import tqdm
 import salera_optax
 from benchmarks.cost.programs import (
     Program,
+    by_update,
     compiled,
     network,
     update_alone,
@@ -26,6 +27,7 @@ from benchmarks.cost.programs import (
 MEASURED: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adam": lambda: optax.adam(1e-3),
     "sgd": lambda: optax.sgd(1e-3),
+    "salera_adamw": salera_optax.salera_adamw,
     "alera": lambda: salera_optax.alera(1e-3),
     "salera": lambda: salera_optax.salera(1e-3),
     "spalera": lambda: salera_optax.spalera(1e-3),
@@ -42,7 +44,7 @@ MEASURED: dict[str, Callable[[], optax.GradientTransformation]] = {
 }
 """What is measured. All are compared with the first."""
 
-FEW = ("adam", "alera", "salera", "page_hinkley(adam)", "apply_if_finite(adam)")
+FEW = ("adam", "salera_adamw", "salera", "page_hinkley(adam)", "apply_if_finite(adam)")
 """What is measured at many sizes and numbers of leaves."""
 
 _SECONDS = 0.02  # least duration of what is timed, for the clock
@@ -113,8 +115,9 @@ def optimizer_costs(parameters: int, rounds: int) -> tuple[list[dict[str, Any]],
       For each: `state` and `temporaries` in units of the parameters; `floor_bytes`, the
       least that an update must move, and `traffic_bytes`, what the compiled one reads and writes
       as XLA counts it; `step_seconds`, `update_seconds` and, where there is a guard,
-      `alarm_seconds`; and `..._ratio`, the median over the rounds of each by Adam's. And the
-      bandwidth in bytes a second, that of `y + 2 x` in place, in turn with the updates.
+      `alarm_seconds` and, by `tx.update` and `optax.apply_updates`, `chain_seconds`; and
+      `..._ratio`, the median over the rounds of each by Adam's. And the bandwidth in bytes a
+      second, that of `y + 2 x` in place, in turn with the updates.
     """
     params = network(parameters)
     makers = {name: make() for name, make in MEASURED.items()}
@@ -129,6 +132,10 @@ def optimizer_costs(parameters: int, rounds: int) -> tuple[list[dict[str, Any]],
     _record(rows, "step", {name: seconds[name] for name in programs})
     _record(rows, "alarm", {name: seconds[f"alarm {name}"] for name in guarded}, seconds["adam"])
     del programs, alarms  # their memory
+    chains = {name: whole_step(makers[name], params, by_update) for name in ["adam", *guarded]}
+    seconds = timed(chains, rounds)
+    _record(rows, "chain", {name: seconds[name] for name in guarded}, seconds["adam"])
+    del chains
     updates = {name: update_alone(tx, params) for name, tx in makers.items()}
     for name, update in updates.items():
         rows[name]["traffic_bytes"] = update.compiled.cost_analysis()["bytes accessed"]
@@ -140,23 +147,22 @@ def optimizer_costs(parameters: int, rounds: int) -> tuple[list[dict[str, Any]],
     return [{"optimizer": name} | row for name, row in rows.items()], bandwidth
 
 
-def scaling(
-    sizes: Sequence[int], program: Callable[[Any, int], Program], rounds: int
+def compared(
+    programs: Mapping[Any, Callable[[optax.GradientTransformation], Program]], rounds: int
 ) -> list[dict[str, Any]]:
-    """A row for every size and each of a few optimizers: step and compilation.
+    """A row for every program and each of a few optimizers: step and compilation.
 
     Args:
-      sizes: numbers of parameters, or of leaves.
-      program: makes the step of an optimizer at a size.
+      programs: what makes the step of an optimizer, by a size or a name.
       rounds: as for `optimizer_costs`.
     """
     table = []
-    for size in tqdm(sizes, desc="sizes", leave=False, disable=None):
-        programs = {name: program(MEASURED[name](), size) for name in FEW}
+    for size, program in tqdm(programs.items(), desc="sizes", leave=False, disable=None):
+        made = {name: program(MEASURED[name]()) for name in FEW}
         rows: dict[str, dict[str, Any]] = {
-            name: {"compile_seconds": made.seconds} for name, made in programs.items()
+            name: {"compile_seconds": one.seconds} for name, one in made.items()
         }
-        _record(rows, "step", timed(programs, rounds))
+        _record(rows, "step", timed(made, rounds))
         table += [{"size": size, "optimizer": name} | row for name, row in rows.items()]
     return table
 

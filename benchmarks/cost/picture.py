@@ -28,7 +28,7 @@ def save_picture(result: dict[str, Any], path: Path) -> None:
             _draw_scaling(axes[name], scaling_table(result[rows], value), label)
         for name in ("sizes", "leaves"):
             axes[name].set(ylabel="step / Adam's step", ylim=(0, None))
-        axes["compile"].set_ylabel("compilation (s)")
+        axes["compile"].set_ylabel("tracing and compilation (s)")
         axes["compile"].set_yscale("log")
         handles, labels = axes["sizes"].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

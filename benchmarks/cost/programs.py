@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 import salera_optax
+from benchmarks.tasks.networks import LanguageModel
 
 LEAF = 100  # parameters of each of many leaves
 _LAYERS = 4
@@ -25,7 +26,7 @@ class Program(NamedTuple):
         are donated, and `rest`, and returns (parameters, state).
       carry: the first (parameters, state).
       rest: its further arguments.
-      seconds: duration of the compilation.
+      seconds: duration of tracing and compilation.
     """
 
     compiled: Any
@@ -34,10 +35,10 @@ class Program(NamedTuple):
     seconds: float
 
 
-def network(parameters: int) -> dict[str, Any]:
-    """A multilayer perceptron of four square layers, with about that many parameters."""
-    width = max(round(math.sqrt(parameters / _LAYERS)), 2)
-    keys = jax.random.split(jax.random.key(0), _LAYERS)
+def network(parameters: int, layers: int = _LAYERS) -> dict[str, Any]:
+    """A multilayer perceptron of square layers, with about that many parameters."""
+    width = max(round(math.sqrt(parameters / layers)), 2)
+    keys = jax.random.split(jax.random.key(0), layers)
     scale = math.sqrt(2 / width)
     return {
         f"Dense_{i}": {
@@ -66,23 +67,32 @@ def _leaves_loss(params: Any, batch: jax.Array) -> jax.Array:
 
 def compiled(step: Callable[..., Any], tx: Any, params: Any, *rest: Any) -> Program:
     """Compiles `step(params, state, *rest)` with parameters and state donated."""
-    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), *rest)
+    state = tx.init(params)
     start = time.perf_counter()
-    program = lowered.compile()
+    program = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, *rest).compile()
     seconds = time.perf_counter() - start
     # Some states share their buffers with the parameters, and both are donated.
     carry = jax.block_until_ready(jax.tree.map(jnp.copy, (params, tx.init(params))))
     return Program(program, carry, rest, seconds)
 
 
-def whole_step(tx: optax.GradientTransformation, params: Any) -> Program:
+def by_update(tx: Any, grads: Any, state: Any, params: Any, *, value: jax.Array) -> Any:
+    """The same as `salera_optax.step`, as a user of `optax.chain` has it."""
+    tx = optax.with_extra_args_support(tx)
+    updates, state = tx.update(grads, state, params, value=value)
+    return optax.apply_updates(params, updates), state
+
+
+def whole_step(
+    tx: optax.GradientTransformation, params: Any, move: Callable[..., Any] = salera_optax.step
+) -> Program:
     """Loss, gradients, update and application in one program, for the parameters of `network`."""
     width = len(params["Dense_0"]["bias"])
     batch = jax.random.normal(jax.random.key(1), (_BATCH, width))
 
     def step(params: Any, state: Any, batch: jax.Array, offset: jax.Array) -> Any:
         loss, grads = jax.value_and_grad(_network_loss)(params, batch)
-        return salera_optax.step(tx, grads, state, params, value=loss + offset)
+        return move(tx, grads, state, params, value=loss + offset)
 
     return compiled(step, tx, params, batch, jnp.float32(0))
 
@@ -127,3 +137,32 @@ def at_size(tx: optax.GradientTransformation, parameters: int) -> Program:
 def at_leaves(tx: optax.GradientTransformation, leaves: int) -> Program:
     """Whole steps over that many small leaves."""
     return scanned_steps(tx, many_leaves(leaves))
+
+
+def deep(tx: optax.GradientTransformation) -> Program:
+    """A whole step of a network of 100 layers of 64 x 64, which has 200 leaves."""
+    return whole_step(tx, network(100 * 64 * 64, layers=100))
+
+
+def transformer(tx: optax.GradientTransformation) -> Program:
+    """A whole step of a character transformer of 12 blocks, as Flax makes it, of 126 leaves."""
+    model = LanguageModel(characters=64, width=64, depth=12, heads=4)
+    text = jax.random.randint(jax.random.key(0), (_BATCH, 33), 0, 64)
+    params = model.init(jax.random.key(1), text[:, :-1])
+
+    def loss_fn(params: Any, text: jax.Array) -> jax.Array:
+        logits = jnp.asarray(model.apply(params, text[:, :-1]))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, text[:, 1:]).mean()
+
+    def step(params: Any, state: Any, text: jax.Array) -> Any:
+        loss, grads = jax.value_and_grad(loss_fn)(params, text)
+        return salera_optax.step(tx, grads, state, params, value=loss)
+
+    return compiled(step, tx, params, text)
+
+
+NETWORKS = {
+    "100 layers of 64 x 64 (200 leaves)": deep,
+    "transformer of 12 blocks (126 leaves)": transformer,
+}
+"""Networks of many leaves, as people have them, by a name for the table."""
