@@ -1,6 +1,7 @@
 """What all pictures share: their style, their colours, and how they mark an alarm."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,6 +12,16 @@ from matplotlib.axes import Axes
 # Okabe and Ito's colours, told apart by the colour-blind; vermillion is kept for alarms.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 ALARM = "#D55E00"
+# Ours in blues, and the one that all know in black.
+NAMED = {
+    "salera_adamw": COLOURS[0],
+    "salera_adamw, averaged": "#003F66",
+    "salera": COLOURS[4],
+    "ag_adam": "#7A7FE0",
+    "adam": COLOURS[5],
+    "adamw": COLOURS[5],
+}
+_OTHERS = (*COLOURS[1:4], "#8C564B", "#BCBD22", "#17BECF", "#7F7F7F")
 ALARM_WIDTH = 0.9
 STYLE: dict[Any, Any] = {
     "agg.path.chunksize": 10_000,  # without it, a line of 100,000 points can be too much for Agg
@@ -34,6 +45,12 @@ def palette(count: int) -> Sequence[Any]:
     if count <= len(tableau):
         return tableau[:count]
     return list(mpl.colormaps["viridis"](np.linspace(0, 0.9, count)))
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """The colour of each optimizer: the same in all pictures for those of `NAMED`."""
+    others = itertools.cycle(_OTHERS)
+    return {name: NAMED.get(name) or next(others) for name in names}
 
 
 def mark_alarms(axes: Sequence[Axes], places: npt.NDArray[Any]) -> None:

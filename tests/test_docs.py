@@ -71,6 +71,7 @@ def test_the_tables_of_the_readme_say_what_was_measured():
         [
             name,
             f"{cpu[name]['step_ratio']:.2f}",
+            f"{cpu[name]['chain_ratio']:.2f}" if "chain_ratio" in cpu[name] else "",
             f"{gpu[name]['step_ratio']:.2f}" if name in gpu else "",
             f"{cpu[name]['alarm_ratio']:.2f}" if "alarm_ratio" in cpu[name] else "",
             f"{cpu[name]['state']:.0f}",

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.cost.tables import scaling_table
-from benchmarks.plots import COLOURS, STYLE
+from benchmarks.plots import COLOURS, STYLE, colours_of
 
 _STAYS_OUT = "#888888"  # what is there for comparison
 
@@ -48,7 +48,8 @@ def _draw_steps(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_scaling(axis: Axes, table: pd.DataFrame, label: str) -> None:
-    for (name, values), colour in zip(table.iterrows(), COLOURS, strict=False):
-        axis.plot(table.columns, values, "o-", ms=4, lw=1.6, color=colour, label=name)
+    colours = colours_of(list(table.index))
+    for name, values in table.iterrows():
+        axis.plot(table.columns, values, "o-", ms=4, lw=1.6, color=colours[str(name)], label=name)
     axis.set_xscale("log")
     axis.set_xlabel(label)

@@ -16,9 +16,10 @@ from benchmarks.plots import (
     ALARM,
     ALARM_WIDTH,
     COLOURS,
+    NAMED,
     STYLE,
+    colours_of,
     mark_alarms,
-    palette,
 )
 
 _CHANCE = 90  # % wrong when guessing one of ten classes
@@ -39,7 +40,7 @@ def save_robustness(runs: pd.DataFrame, path: Path) -> None:
             axis.set_axis_off()
         for axis, rival in zip(axes.flat, sorted(rivals), strict=False):
             _draw_curve(axis, runs[runs["optimizer"] == rival], COLOURS[1])
-            _draw_curve(axis, runs[runs["optimizer"] == "salera"], COLOURS[0])
+            _draw_curve(axis, runs[runs["optimizer"] == "salera"], NAMED["salera"])
             axis.axhline(_CHANCE, color="grey", lw=0.8, ls=":")
             axis.set_title(rival, color=COLOURS[1], fontsize=10, loc="left")
             axis.set_xscale("log")
@@ -100,7 +101,7 @@ def save_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) -> No
       path: of the PNG.
     """
     names = sorted({name for lines in curves.values() for name in lines})
-    colours = dict(zip(names, palette(len(names)), strict=True))
+    colours = colours_of(names)
     columns = min(len(curves), 2)
     rows = -(-len(curves) // columns)
     with mpl.rc_context(STYLE):

@@ -10,20 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.plots import COLOURS, STYLE
+from benchmarks.plots import COLOURS, NAMED, STYLE
 from benchmarks.tasks.contenders import CONTENDERS
 from benchmarks.tasks.suite import TASKS
 from benchmarks.tasks.tables import number
 
 _COLUMNS = 4
-# Colour and width: ours in blues, and the one that all know in black.
-_EMPHASIS = {
-    "salera_adamw": ("#0072B2", 2.8),
-    "salera_adamw, averaged": ("#003F66", 1.6),
-    "salera": ("#56B4E9", 1.6),
-    "ag_adam": ("#7A7FE0", 1.6),
-    "adamw": ("#000000", 1.8),
+_WIDTHS = {
+    "salera_adamw": 2.8,
+    "salera_adamw, averaged": 1.6,
+    "salera": 1.6,
+    "ag_adam": 1.6,
+    "adamw": 1.8,
 }
+_EMPHASIS = {name: (NAMED[name], width) for name, width in _WIDTHS.items()}
 _RIVALS = [name for name in CONTENDERS if name not in _EMPHASIS]
 _MARKERS = "osv^D<>pPX*hd"
 
