@@ -21,7 +21,7 @@ from salera_optax._arrays import (
     wide_dtype,
     zeros_like,
 )
-from salera_optax._devices import AxisName
+from salera_optax._devices import AxisName, as_names, varying
 from salera_optax._groups import Groups, check_groups, members_of
 from salera_optax._laws import Law, changed, check_law, entered, ratio
 from salera_optax._random_walk import check_alpha
@@ -55,6 +55,20 @@ class ScaleByAleraState(NamedTuple):
     base_state: Any
 
 
+def _check_axes(leaves: list[Any], axis_name: AxisName) -> None:
+    """Raises where `shard_map` has some of the leaves sharded over an axis that has no name here.
+
+    The rates of all groups are one vector: those of the others would vary over it too.
+    """
+    kinds = {varying(leaf).difference(as_names(axis_name)) for leaf in leaves}
+    if len(kinds) > 1:
+        unnamed = sorted(frozenset().union(*kinds))
+        raise ValueError(
+            "scale_by_alera: axis_name must name every axis of shard_map over which some of the "
+            f"parameters vary, got {axis_name!r} without {', '.join(map(repr, unnamed))}."
+        )
+
+
 def check_arguments(alpha: Any, law: Any, base: Any, eps: Any, axis_name: Any) -> None:
     """Checks the arguments that the two ALERA transformations share."""
     check_axis_name(axis_name)
@@ -83,7 +97,7 @@ def scale_by_alera(
     A law sees scalars in the dtype of the statistics, float32 or wider, but for `step`, an int32:
     the squared norm of the group's path, `alpha`, the number of steps taken, at least 1, and the
     dimension of the group. It returns a scalar. All groups go through it at once, under `jax.vmap`:
-    no Python branch on a value. This one knows two changes, 1 % up and 1 % down::
+    no Python branch on a value, and a callback needs a `vmap_method`. This one knows two changes, 1 % up and 1 % down::
 
         def sign(squared_norm, alpha, step, d):
             mean = salera_optax.path_mean(alpha, step)
@@ -159,6 +173,7 @@ def scale_by_alera(
         dtype = statistics_dtype(state.path)
         memory = jnp.asarray(alpha, dtype)
         leaves, treedef = jax.tree.flatten(state.path)
+        _check_axes(leaves, axis_name)
         sizes = [real_size(leaf, axis_name) for leaf in leaves]
         number_of = {i: number for number, indices in enumerate(members.values()) for i in indices}
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from salera_optax import _response
-from salera_optax._arrays import like, select, wide_dtype
+from salera_optax._arrays import like, select
 from salera_optax._detectors import Detector, Verdict
 from salera_optax._devices import AxisName, any_of
 from salera_optax._response import Action, ResponseState
@@ -45,20 +45,33 @@ class Decision(Scalars):
 
 
 def _differs(params: Any, snapshot: Any, axis_name: AxisName) -> jax.Array:
-    """Whether a number of them differs; by a sum, for which XLA writes nothing down."""
+    """Whether a number of them differs."""
 
     def differ(x: jax.Array, y: jax.Array) -> jax.Array:
-        wide = wide_dtype(x)
-        return ~(jnp.sum(jnp.abs(x.astype(wide) - y.astype(wide))) == 0)
+        if jnp.ndim(x) == 0 or jnp.size(x) == 0:
+            return jnp.any(x != y)
+        # The first place along an axis where they do: XLA writes a comparison down for `any`.
+        return jnp.any(jnp.argmax(x != y, 0) > 0) | jnp.any(x[0] != y[0])
 
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(snapshot), strict=True)
     return any_of((differ(x, y) for x, y in pairs), axis_name)
 
 
+def _judged(
+    detector: Detector, state: Any, loss: jax.Array, norm: jax.Array
+) -> tuple[jax.Array, Verdict, Any]:
+    """Whether loss and norm are finite, the verdict, and the next state of the detector."""
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    said, observed = detector.observe(state, jnp.where(finite, loss, 1), jnp.where(finite, norm, 1))
+    quiet, doubt, alarm = (jnp.asarray(each, bool) for each in said)
+    verdict = Verdict(quiet & finite, doubt | ~finite, alarm & finite)
+    return finite, verdict, select(finite, jax.tree.map(like, observed, state), state)
+
+
 def deciding(
     detector: Detector, factor: ArrayLike, rollback: bool, axis_name: AxisName
 ) -> Callable[..., tuple[Decision, Any]]:
-    """The function that decides; its arguments are those of `page_hinkley`.
+    """Makes the function that decides, from arguments of `page_hinkley`.
 
     Returns:
       A function of whether the last call went back, of parameters and snapshot, of the states of
@@ -66,60 +79,29 @@ def deciding(
       the decision, and the next state of the detector.
     """
 
-    def responded(response: ResponseState, verdict: Verdict) -> tuple[Action, ResponseState]:
+    def at_once(
+        params: Any, snapshot: Any, response: ResponseState, state: Any, *values: jax.Array
+    ) -> tuple[Decision, Any]:
+        del params, snapshot
+        finite, verdict, observed = _judged(detector, state, *values)
         share = jnp.asarray(factor, jnp.result_type(response.scale))
-        return _response.respond(response, verdict, share, rollback)
+        action, after = _response.respond(response, verdict, share, rollback)
+        return Decision.of(_Decision(False, finite, verdict.alarm, action, after)), observed
 
-    # In branches, so that XLA works the decision out once, and not in every kernel that asks.
-    def looked(
-        went_back: jax.Array,
-        params: Any,
-        snapshot: Any,
-        response: ResponseState,
-        state: Any,
-        *values: jax.Array,
+    def behind_a_rollback(
+        params: Any, snapshot: Any, response: ResponseState, state: Any, *values: jax.Array
     ) -> tuple[Decision, Any]:
-        del went_back, params, snapshot
-        verdict, observed = detector.observe(state, *values)
-        action, after = responded(response, verdict)
-        decision = Decision.of(_Decision(False, True, verdict.alarm, action, after))
-        return decision, jax.tree.map(like, observed, state)
-
-    def looked_twice(
-        went_back: jax.Array,
-        params: Any,
-        snapshot: Any,
-        response: ResponseState,
-        state: Any,
-        *values: jax.Array,
-    ) -> tuple[Decision, Any]:
-        """Where a number is not finite, or the last call went back."""
-        finite = jnp.isfinite(values[0]) & jnp.isfinite(values[1])
-        verdict, observed = detector.observe(state, *(jnp.where(finite, v, 1) for v in values))
-        verdict = Verdict(verdict.quiet & finite, verdict.doubt | ~finite, verdict.alarm & finite)
-        action, after = responded(response, verdict)
-        decision = Decision.of(_Decision(False, finite, verdict.alarm, action, after))
-        observed = select(finite, jax.tree.map(like, observed, state), state)
-        if not rollback:
-            return decision, observed
         # Adding the difference may miss the snapshot by a rounding error. Then this call adds what
         # is missing, and neither takes a step nor looks at the loss.
-        settle = went_back & _differs(params, snapshot, axis_name)
+        settle = _differs(params, snapshot, axis_name)
         waits = Decision.of(_Decision(True, True, False, Action(hold=True), response))
+        decision, observed = at_once(params, snapshot, response, state, *values)
         return select(settle, waits, decision), select(settle, state, observed)
 
-    def decide(
-        went_back: jax.Array,
-        params: Any,
-        snapshot: Any,
-        response: ResponseState,
-        state: Any,
-        loss: jax.Array,
-        norm: jax.Array,
-    ) -> tuple[Decision, Any]:
-        usual = jnp.isfinite(loss) & jnp.isfinite(norm) & ~went_back
-        given = (went_back, params, snapshot, response, state, loss, norm)
-        decision, observed = jax.lax.cond(usual, looked, looked_twice, *given)
+    def decide(went_back: jax.Array, *given: Any) -> tuple[Decision, Any]:
+        # Without branches XLA works the decision out anew in every kernel that asks for it.
+        other = behind_a_rollback if rollback else at_once
+        decision, observed = jax.lax.cond(went_back, other, at_once, *given)
         return decision, observed
 
     return decide

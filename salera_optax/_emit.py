@@ -12,14 +12,14 @@ from salera_optax._arrays import like, scaled, wide_dtype
 from salera_optax._devices import AxisName, any_of
 
 
-def first(first: Any, second: Any) -> Any:
-    del second
-    return first
+def first(one: Any, other: Any) -> Any:
+    del other
+    return one
 
 
-def second(first: Any, second: Any) -> Any:
-    del first
-    return second
+def second(one: Any, other: Any) -> Any:
+    del one
+    return other
 
 
 def _keep_finite(updates: Any, params: Any) -> Any:
@@ -88,21 +88,25 @@ _Branch = Callable[..., tuple[Any, Any]]
 def branches(
     inner: optax.GradientTransformationExtraArgs, emit: Emit, fixed: dict[str, Any]
 ) -> tuple[_Branch, _Branch]:
-    """The step and the stay; `fixed` are arguments of `inner` that are no arrays."""
+    """The step and the stay; `fixed` are arguments of `inner` that are no arrays.
+
+    Both take the gradients, the inner state, what `Emit.start` gave, the snapshot with whether to
+    go back to it, the scale of the steps, and the arguments of `inner` that are arrays.
+    """
 
     def go(
-        updates: Any, inner_state: Any, params: Any, place: Any, scale: Any, given: Any
+        updates: Any, inner_state: Any, start: Any, retreat: Any, scale: Any, given: Any
     ) -> tuple[Any, Any]:
-        del place
-        moves, after = inner.update(updates, inner_state, params, **given, **fixed)
-        moves = jax.tree.map(lambda u, p: scaled(u, scale, p), moves, params)
-        return emit.moved(params, moves), jax.tree.map(like, after, inner_state)
+        del retreat
+        moves, after = inner.update(updates, inner_state, start, **given, **fixed)
+        moves = jax.tree.map(lambda u, p: scaled(u, scale, p), moves, start)
+        return emit.moved(start, moves), jax.tree.map(like, after, inner_state)
 
     def stay(
-        updates: Any, inner_state: Any, params: Any, place: Any, scale: Any, given: Any
+        updates: Any, inner_state: Any, start: Any, retreat: Any, scale: Any, given: Any
     ) -> tuple[Any, Any]:
         del updates, scale, given
-        return emit.put(params, *place), inner_state
+        return emit.put(start, *retreat), inner_state
 
     return go, stay
 

@@ -36,7 +36,8 @@ class PageHinkleyState(NamedTuple):
     """State of `page_hinkley`.
 
     Attributes:
-      scalars: the counts and what else is a scalar, in two vectors; the properties name them.
+      scalars: the counts and what else is a scalar, in two vectors. Properties name them, and
+        `metrics` finds them in any state; `optax.tree.get` does not.
       detector: the state of the detector.
       history: the last alarms and held calls, which `events` reads.
       snapshot: the last parameters that nothing spoke against (None without rollback).

@@ -254,8 +254,8 @@ def page_hinkley(
         action = decision.action
 
         snapshot = select(action.renew, params, state.snapshot) if rollback else None
-        place = (snapshot, action.go_back | settle)
-        start = emit.start(params, *place)
+        retreat = (snapshot, action.go_back | settle)
+        start = emit.start(params, *retreat)
         inner_state = jax.lax.cond(action.forget, forgotten, first, state.inner_state, start)
 
         given = {"value": jnp.asarray(value), **extra_args}
@@ -264,7 +264,7 @@ def page_hinkley(
         go, stay = branches(guarded, emit, fixed) if fixed else usual
         given = {name: extra for name, extra in given.items() if name not in fixed}
         result, inner_state = jax.lax.cond(
-            ~action.hold, go, stay, updates, inner_state, start, place, response.scale, given
+            ~action.hold, go, stay, updates, inner_state, start, retreat, response.scale, given
         )
         result, broken = made_finite(
             emit, result, emit.beside(params, snapshot), ~action.hold, axis_name

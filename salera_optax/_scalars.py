@@ -15,6 +15,7 @@ names what is in them::
     state.mean  # 0.5
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -47,23 +48,26 @@ def initial(example: Any, dtype: jax.typing.DTypeLike) -> Any:
 
 def named(example: tuple[Any, ...]) -> list[Any]:
     """A property for every field of the example, which has a Python number for every scalar."""
-    taken = {True: 0, False: 0}  # of the numbers, of the counts
+    # In the order in which `_vectors` flattens them.
+    number_places, count_places = itertools.count(), itertools.count()
 
-    def reader(value: bool | float) -> Callable[[Scalars], jax.Array]:
+    def reader(value: bool | float) -> Callable[[Scalars], Any]:
         number = isinstance(value, float)
-        place = taken[number]
-        taken[number] += 1
+        place = next(number_places if number else count_places)
 
-        def read(scalars: Scalars) -> jax.Array:
-            scalar = (scalars.numbers if number else scalars.counts)[..., place]
-            return scalar != 0 if isinstance(value, bool) else scalar
+        def scalar(vector: jax.Array) -> jax.Array:
+            return vector[..., place] != 0 if isinstance(value, bool) else vector[..., place]
+
+        def read(scalars: Scalars) -> Any:
+            vector = scalars.numbers if number else scalars.counts
+            abstract = isinstance(vector, jax.ShapeDtypeStruct)
+            return jax.eval_shape(scalar, vector) if abstract else scalar(vector)
 
         return read
 
     def field(readers: Any) -> property:
         return property(lambda scalars: jax.tree.map(lambda read: read(scalars), readers))
 
-    # In the order in which `_vectors` flattens them.
     return [field(jax.tree.map(reader, part)) for part in example]
 
 
@@ -76,7 +80,7 @@ def _vectors(tree: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def _vector(scalars: list[jax.Array]) -> jax.Array:
-    """By selection, which XLA fuses with all that leads to the scalars; it stacks no such."""
+    """By selection, which XLA fuses with what leads to the scalars; a stack it does not."""
     places = jnp.arange(len(scalars))
     vector = jnp.zeros(len(scalars), jnp.result_type(*scalars))
     for place, scalar in enumerate(scalars):

@@ -300,6 +300,27 @@ def test_shard_map_finishes_an_inexact_rollback_on_all_devices_together():
     assert (int(after.alarms), int(after.holds)) == (1, 3)  # the last call only mends
 
 
+def test_rates_of_sharded_and_of_replicated_leaves_need_the_name_of_the_axis():
+    mesh = jax.make_mesh((4,), ("data",), (AxisType.Auto,))
+    params, specs = {"a": jnp.arange(8.0), "b": jnp.ones(3)}, {"a": P("data"), "b": P()}
+
+    def moved(axis_name, params):
+        tx = salera_optax.scale_by_alera(0.1, axis_name=axis_name)
+        return tx.update(params, tx.init(params))[0]
+
+    def over_devices(axis_name):
+        step = partial(moved, axis_name)
+        return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(specs,), out_specs=specs))(params)
+
+    with pytest.raises(ValueError, match=r"axis_name must name every axis.*without 'data'"):
+        over_devices(None)
+    jax.tree.map(
+        lambda ours, one: np.testing.assert_allclose(ours, one, rtol=1e-5),
+        over_devices("data"),
+        moved(None, params),
+    )
+
+
 def test_shard_map_names_the_axis_that_is_missing():
     layout = LAYOUTS["fully sharded"]
     mesh = make_mesh(layout, AxisType.Auto)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import salera_optax
@@ -203,3 +204,18 @@ def test_structure_and_dtypes_of_the_state_stay(detector):
             assert [x.dtype for x in jax.tree.leaves(after)] == [
                 x.dtype for x in jax.tree.leaves(state)
             ]
+
+
+def test_a_detector_may_answer_with_python_booleans():
+    def observe(state, loss, gradient_norm):
+        return salera_optax.Verdict(quiet=True, doubt=loss > 10, alarm=False), state
+
+    tx = salera_optax.page_hinkley(optax.sgd(0.1), salera_optax.Detector(lambda dtype: (), observe))
+    params = jnp.ones(2)
+    state = tx.init(params)
+    ahead = []
+    for loss in (20.0, 1.0, 20.0):
+        params, state = salera_optax.step(tx, params, state, params, value=loss)
+        ahead.append(bool(state.response.ahead))
+    assert ahead == [False, True, True]
+    assert int(state.holds) == 2

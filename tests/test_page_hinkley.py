@@ -441,6 +441,16 @@ def test_step_takes_the_update_that_was_put_in_place_of_the_guards():
     np.testing.assert_allclose(params["a"], PARAMS["a"] - 0.2 * GRADS["a"])
 
 
+def test_an_infinite_parameter_is_no_rollback_to_be_completed():
+    params = {"mask": jnp.array([0.0, -jnp.inf])}
+    grads = {"mask": jnp.zeros(2)}
+    tx = salera_optax.page_hinkley(optax.sgd(0.1))
+    params, state = run(tx, params, tx.init(params), [1.0, *HIGH], grads)
+    assert state.action.go_back
+    _, state = run(tx, params, state, [1.0], grads)
+    assert not state.action.hold
+
+
 def test_step_and_update_may_take_turns():
     tx = salera_optax.page_hinkley(optax.sgd(0.1))
     params, state = run(tx, PARAMS, tx.init(PARAMS), [1.0])

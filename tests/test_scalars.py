@@ -84,3 +84,9 @@ def test_a_guard_adds_few_arrays_to_a_state(rollback):
     assert added == 7 + (len(params) if rollback else 0)
     alera = salera_optax.scale_by_alera()
     assert len(jax.tree.leaves(alera.init(params))) == 2 * len(params) + 2
+
+
+def test_an_abstract_state_tells_shapes_and_dtypes():
+    state = jax.eval_shape(salera_optax.salera(0.1).init, jnp.ones(3))
+    assert (state.scale.shape, state.scale.dtype) == ((), jnp.float32)
+    assert (state.alarm.shape, state.alarm.dtype) == ((), jnp.bool_)
