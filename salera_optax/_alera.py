@@ -97,7 +97,8 @@ def scale_by_alera(
     A law sees scalars in the dtype of the statistics, float32 or wider, but for `step`, an int32:
     the squared norm of the group's path, `alpha`, the number of steps taken, at least 1, and the
     dimension of the group. It returns a scalar. All groups go through it at once, under `jax.vmap`:
-    no Python branch on a value, and a callback needs a `vmap_method`. This one knows two changes, 1 % up and 1 % down::
+    no Python branch on a value, and a callback needs a `vmap_method`. This one knows two changes,
+    1 % up and 1 % down::
 
         def sign(squared_norm, alpha, step, d):
             mean = salera_optax.path_mean(alpha, step)

@@ -53,18 +53,14 @@ def _headline(result: dict[str, Any]) -> str:
     step = pd.DataFrame(result["optimizers"]).set_index("optimizer")["step_ratio"]
     shown = [name for name in _OURS if name in step]
     text = ", ".join(f"`{name}` {step[name]:.2f}" for name in shown)
-    small, many = (scaling_table(result[rows], "step_ratio") for rows in ("sizes", "leaves"))
-    worst = {
-        f"{small.columns[0]:,} parameters": small.iloc[1:, 0],
-        f"{many.columns[-1]:,} leaves": many.iloc[1:, -1],
-    }
-    ends = " and ".join(
-        f"up to {values[values.index.isin(_OURS)].max():.1f} with {name}"
-        for name, values in worst.items()
-    )
+    ends = []
+    for rows, what in (("sizes", "parameters"), ("leaves", "leaves of 100")):
+        table = scaling_table(result[rows], "step_ratio")
+        worst = table[table.index.isin(_OURS)].max()
+        ends.append(f"up to {worst.max():.1f} with {worst.idxmax():,} {what}")
     return (
         f"**A training step by Adam's, {result['parameters']:,} parameters: {text}.** Small "
-        f"networks and many leaves pay more: {ends}."
+        f"networks and many leaves pay more: {' and '.join(ends)}."
     )
 
 
