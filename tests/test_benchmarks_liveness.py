@@ -4,6 +4,7 @@ ALERA without a guard explodes here: SALERA is also compared with SGD's twin. An
 its rates makes up for what the guard has taken: there the loss alone is compared.
 """
 
+import numpy as np
 import pytest
 
 from benchmarks.faults.liveness import PAIRS, TROUBLES, outcomes
@@ -35,6 +36,7 @@ def test_a_guarded_run_ends_where_its_twin_does_and_keeps_its_steps(name, troubl
     index = list(TROUBLES).index(trouble)
     guarded = outcomes(name, True)
     twins = [outcomes(twin, False) for twin in {name, "sgd" if name == "salera" else name}]
-    assert guarded.loss[index] <= 2 * min(twin.loss[index] for twin in twins) + 0.01
+    best = min(np.nan_to_num(twin.loss[index], nan=np.inf) for twin in twins)  # one may explode
+    assert guarded.loss[index] <= 2 * best + 0.01
     if trouble != "NaN at 30 %" and not name.startswith("salera"):
         assert guarded.scale[index] >= 0.5
