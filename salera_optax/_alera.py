@@ -26,6 +26,7 @@ from salera_optax._groups import Groups, check_groups, members_of
 from salera_optax._laws import Law, changed, check_law, entered, ratio
 from salera_optax._random_walk import check_alpha
 from salera_optax._validation import (
+    check_axes,
     check_axis_name,
     check_number,
     check_params,
@@ -61,12 +62,8 @@ def _check_axes(leaves: list[Any], axis_name: AxisName) -> None:
     The rates of all groups are one vector: those of the others would vary over it too.
     """
     kinds = {varying(leaf).difference(as_names(axis_name)) for leaf in leaves}
-    if len(kinds) > 1:
-        unnamed = sorted(frozenset().union(*kinds))
-        raise ValueError(
-            "scale_by_alera: axis_name must name every axis of shard_map over which some of the "
-            f"parameters vary, got {axis_name!r} without {', '.join(map(repr, unnamed))}."
-        )
+    missing = frozenset().union(*kinds) if len(kinds) > 1 else frozenset()
+    check_axes("scale_by_alera", "some of the parameters", missing, axis_name)
 
 
 def check_arguments(alpha: Any, law: Any, base: Any, eps: Any, axis_name: Any) -> None:

@@ -36,11 +36,6 @@ class _Decision(NamedTuple):
 class Decision(Scalars):
     """The same in two vectors."""
 
-    settle: jax.Array
-    finite: jax.Array
-    rise: jax.Array
-    action: Action
-    response: ResponseState
     settle, finite, rise, action, response = named(_Decision())
 
 

@@ -37,7 +37,7 @@ def _restore_finite(params: Any, snapshot: Any) -> Any:
 def _placed(params: Any, snapshot: Any, back: jax.Array) -> Any:
     # XLA copies every buffer unless the branch that returns its operands untouched is branch 0, the
     # false one; as in all conditionals of the guard.
-    return params if snapshot is None else jax.lax.cond(back, second, first, params, snapshot)
+    return jax.lax.cond(back, second, first, params, snapshot)
 
 
 def _left(params: Any, snapshot: Any, back: jax.Array) -> Any:

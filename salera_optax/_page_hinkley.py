@@ -24,6 +24,7 @@ from salera_optax._memory import starts_over
 from salera_optax._robust import robust
 from salera_optax._scalars import initial
 from salera_optax._validation import (
+    check_axes,
     check_axis_name,
     check_detector,
     check_number,
@@ -68,12 +69,8 @@ def _check_axes(params: Any, value: Any, state: PageHinkleyState, axis_name: Axi
     """Raises where devices would decide each for itself: on an axis that has not been named."""
     known = varying(state.step).union(as_names(axis_name))
     for name, tree in (("params", params), ("value", value)):
-        axes = frozenset().union(*(varying(leaf) for leaf in jax.tree.leaves(tree))) - known
-        if axes:
-            raise ValueError(
-                f"page_hinkley: axis_name must name every axis of shard_map over which {name} "
-                f"vary, got {axis_name!r} without {', '.join(map(repr, sorted(axes)))}."
-            )
+        axes = frozenset().union(*(varying(leaf) for leaf in jax.tree.leaves(tree)))
+        check_axes("page_hinkley", name, axes - known, axis_name)
 
 
 def _check_call(

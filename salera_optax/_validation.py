@@ -100,6 +100,15 @@ def check_axis_name(axis_name: Any) -> None:
         )
 
 
+def check_axes(caller: str, what: str, missing: frozenset[str], axis_name: Any) -> None:
+    """Raises where there are axes of `shard_map` that `axis_name` should have named."""
+    if missing:
+        raise ValueError(
+            f"{caller}: axis_name must name every axis of shard_map over which {what} vary, got "
+            f"{axis_name!r} without {', '.join(map(repr, sorted(missing)))}."
+        )
+
+
 def check_state(caller: str, state: Any, kind: type) -> None:
     """Raises unless `state` is the state that `init` makes, a `kind`."""
     if not isinstance(state, kind):

@@ -166,7 +166,7 @@ def _draw_losses(axis: Axes, epochs: Floats, log: Log) -> None:
 
 
 def _colours(logs: Sequence[Log]) -> list[Any]:
-    """A colour for each run; SALERA has the first one in all pictures."""
+    """A colour for each run, however many of one optimizer; SALERA has the first one."""
     order = sorted(range(len(logs)), key=lambda i: "salera" not in logs[i].config["optimizer"])
     ranks = {index: rank for rank, index in enumerate(order)}
     return [palette(len(logs))[ranks[index]] for index in range(len(logs))]
