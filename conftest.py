@@ -10,11 +10,11 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-# Most of the time goes into compiling, and many tests compile the same programs. One directory for
-# every worker, since JAX writes without a lock. All tests are to find the variables, also those in
-# a process of their own; JAX reads them as it is imported, which is later.
-_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-_CACHE = Path(__file__).parent / ".pytest_cache" / "xla" / _WORKER
+# Most of the time goes into compiling, and many tests compile the same programs. The workers share
+# one directory, though JAX writes without a lock: whoever reads half an entry compiles anew and
+# warns, which pyproject.toml ignores. All tests are to find the variables, also those in a process
+# of their own; JAX reads them as it is imported, which is later.
+_CACHE = Path(__file__).parent / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
