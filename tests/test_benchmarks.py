@@ -436,6 +436,20 @@ def test_every_model_takes_images_and_sequences(model: str, dataset: str):
     assert 0 < evaluation.loss < 5
 
 
+def test_convolution_as_a_product_is_that_of_jax():
+    images, kernel = (
+        np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        for shape in ((2, 7, 6, 3), (5, 4, 3, 8))
+    )
+    wanted = jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+    found = models._convolved(images, kernel)
+
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_recurrent_network_and_adding_problem_are_the_default_for_each_other():
     assert models.default_dataset("rnn") == "adding"
     assert models.default_model("adding") == "rnn"

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from benchmarks.models import patches
+
 _SMALL = nn.initializers.normal(0.02)
 
 
@@ -97,16 +99,10 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns images (n, height / stride, width / stride, features)."""
-        height, width = images.shape[1:3]
         padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        shifted = [
-            padded[:, row : row + height : self.stride, column : column + width : self.stride]
-            for row in range(3)
-            for column in range(3)
-        ]
         initial = nn.initializers.he_normal()
         return nn.Dense(self.features, use_bias=False, kernel_init=initial)(
-            jnp.concatenate(shifted, axis=-1)
+            patches(padded, 3, 3, self.stride)
         )
 
 
