@@ -13,7 +13,7 @@ Level and deviation are averages that look at rises and falls apart. The level f
 rises, and only what lies above it widens the deviation: a descent is no noise. Where the level
 falls to a new low, the variance falls in proportion: the noise of a loss goes with its size. A
 noise that is correlated, or has a period, is measured as it is, and no rise moves the averages by
-more than LEARNED deviations.
+more than LEARNED deviations, nor a single fall the level by more than FALL.
 """
 
 import math
@@ -33,10 +33,11 @@ LIMIT = 17.0  # deviations in all: three losses at the clip, or a longer rise of
 NEW_LEVEL = 239.0  # the same behind an alarm, where each high loss counts for the most: forty
 SPIKE = 10.0  # times the largest recent gradient norm
 LEARNED = 5.0  # deviations, the most that one high loss moves the averages by
+FALL = 16.0  # the same of a low loss and the level; of one behind another, twice as much each time
 _RISING, _FALLING = 0.03, 0.06  # rates of the level, once it has seen some losses
 _DEVIATION_RATE = 0.01
-_PRIOR = 20  # losses that the first guess of the deviation counts for
-_FIRST = 0.1  # that guess, in units of |first loss|
+_PRIOR = 2  # losses that the first guess of the deviation counts for
+_FIRST = 0.3  # that guess, in units of |first loss|
 _WIDTH = 1.1  # times the root of the average, which falls make smaller than the deviation of noise
 _USUAL = 0.01  # share of bad minibatches up to which three doubts in a row make an alarm
 _NORM_DECAY = 0.999  # per step, of the largest recent norm: the memory of Adam's second moment
@@ -68,6 +69,7 @@ class _Robust(NamedTuple):
       statistic: evidence of a rise, in deviations.
       threshold: what the statistic is compared with.
       again: bool, whether no loss has been quiet since the last alarm.
+      fall: how far the last loss lay below the level, as far as that was learned.
       doubts: int32, doubtful losses in a row.
       faults: doubts in a row before a loss that was none, on average: the data were to blame.
     """
@@ -78,6 +80,7 @@ class _Robust(NamedTuple):
     statistic: Any = 0.0
     threshold: Any = LIMIT
     again: Any = False
+    fall: Any = 0.0
     doubts: Any = 0
     faults: Any = 0.0
 
@@ -85,7 +88,7 @@ class _Robust(NamedTuple):
 class RobustState(Scalars):
     """State of `robust`: the fields of `_Robust`."""
 
-    seen, band, quiet_band, statistic, threshold, again, doubts, faults = named(_Robust())
+    seen, band, quiet_band, statistic, threshold, again, fall, doubts, faults = named(_Robust())
 
 
 def robust() -> Detector:
@@ -98,7 +101,7 @@ def robust() -> Detector:
     asks for more of them in a row (six if they are a tenth of all). A second alarm, with no quiet
     loss in between, needs forty doubtful losses; it takes the present loss for the new level.
 
-    The deviation is measured as it goes, from a tenth of the first loss on. A noise that is
+    The deviation is measured as it goes, from three tenths of the first loss on. A noise that is
     heavy-tailed, correlated or periodic so raises hardly a false alarm; a rise that is slow in
     units of that noise goes unnoticed.
 
@@ -128,9 +131,7 @@ def robust() -> Detector:
     ) -> tuple[Verdict, RobustState]:
         first = state.seen == 0
         before = select(first, _around(loss, loss, gradient_norm), state.band)
-        # The first loss may have been small by chance: what follows has a word in its noise too.
-        least = jnp.where(state.seen < _PRIOR, _FIRST * jnp.abs(loss), 0)
-        z = jnp.minimum((loss - before.level) / jnp.maximum(before.deviation, least), CLIP)
+        z = jnp.minimum((loss - before.level) / before.deviation, CLIP)
 
         high = z >= CLIP
         spike = (before.gradient_norm > 0) & (gradient_norm > SPIKE * before.gradient_norm)
@@ -148,7 +149,7 @@ def robust() -> Detector:
         renewed = renewed._replace(
             deviation=jnp.maximum(renewed.deviation, state.quiet_band.deviation)
         )
-        learned = _learned(before, state.seen, loss)
+        learned, fall = _learned(before, state.seen, loss, state.fall)
         largest = jnp.maximum(gradient_norm, _NORM_DECAY * before.gradient_norm)
         unheard = spike | (gradient_norm == 0)
         learned = learned._replace(gradient_norm=jnp.where(unheard, before.gradient_norm, largest))
@@ -164,6 +165,7 @@ def robust() -> Detector:
             statistic=jnp.where(alarm | quiet, 0, statistic),
             threshold=jnp.where(again, NEW_LEVEL, LIMIT).astype(loss.dtype),
             again=again,
+            fall=fall,
             doubts=jnp.where(doubt & ~alarm, incremented(state.doubts), 0),
             faults=jnp.where(
                 doubt | state.again,
@@ -187,10 +189,14 @@ def _weight_of_a_doubt(faults: jax.Array) -> jax.Array:
     return jnp.log(share) / math.log(_USUAL)
 
 
-def _learned(band: Band, seen: jax.Array, loss: jax.Array) -> Band:
-    """Level and deviation with one more loss."""
+def _learned(
+    band: Band, seen: jax.Array, loss: jax.Array, fall: jax.Array
+) -> tuple[Band, jax.Array]:
+    """Level and deviation with one more loss, and its fall; `fall` is that of the last one."""
     n, limits = seen.astype(loss.dtype), np.finfo(loss.dtype)
-    error = jnp.clip(loss - band.level, -limits.max / 4, LEARNED * band.deviation)
+    # Behind one loss that is far too low, as of an empty minibatch, normal ones would look high.
+    most = jnp.minimum(jnp.maximum(FALL * band.deviation, 2 * fall), limits.max / 4)
+    error = jnp.clip(loss - band.level, -most, LEARNED * band.deviation)
     falls = error < 0
     # An average of all losses at first, whose rises count less as they do later.
     rate = jnp.where(falls, _FALLING, _RISING)
@@ -201,12 +207,13 @@ def _learned(band: Band, seen: jax.Array, loss: jax.Array) -> Band:
     # Not where the level is near zero, which so is no measure of the noise.
     lower = (level < band.lowest) & (level > deviation)
     deviation *= jnp.sqrt(jnp.where(lower, level / jnp.where(lower, band.lowest, 1), 1))
-    return band._replace(
+    learned = band._replace(
         level=level,
         lowest=jnp.minimum(level, band.lowest),
         # Never below the rounding of the loss itself, or it could not grow again.
         deviation=jnp.maximum(deviation, limits.eps * jnp.maximum(jnp.abs(loss), 1)),
     )
+    return learned, jnp.maximum(0, -error)
 
 
 def _around(loss: jax.Array, scale: jax.Array, gradient_norm: jax.Array) -> Band:

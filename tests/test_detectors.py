@@ -120,16 +120,16 @@ def test_two_steps_of_the_published_test_by_hand():
 
 
 def test_two_steps_of_the_robust_test_by_hand():
-    # The first loss is the level, a tenth of it the deviation, which itself counts for 20 losses.
+    # The first loss is the level, 0.3 of it the deviation, which itself counts for 2 losses.
     verdict, state = observed([2.0])
     assert verdict.quiet
-    deviation = 0.2 * np.sqrt(0.95)
+    deviation = 0.6 * np.sqrt(0.5)
     np.testing.assert_allclose(state.band[:3], [2.0, 2.0, deviation], rtol=1e-6)
-    # 2.6 lies 0.6 / 0.26 deviations above; the level takes half of 1/2, the square 1/21 of it.
-    verdict, state = observed([2.0, 2.6])
-    np.testing.assert_allclose(state.statistic, 0.6 / 0.26 - 2, rtol=1e-5)
-    square = deviation**2 + ((1.1 * 0.6) ** 2 - deviation**2) / 21
-    np.testing.assert_allclose(state.band[:3], [2.15, 2.0, np.sqrt(square)], rtol=1e-5)
+    # 2.9 lies 0.9 / 0.42 deviations above; the level takes half of 1/2, the square 1/3 of it.
+    verdict, state = observed([2.0, 2.9])
+    np.testing.assert_allclose(state.statistic, 0.9 / deviation - 2, rtol=1e-5)
+    square = deviation**2 + ((1.1 * 0.9) ** 2 - deviation**2) / 3
+    np.testing.assert_allclose(state.band[:3], [2.225, 2.0, np.sqrt(square)], rtol=1e-5)
     assert not verdict.quiet
     assert not verdict.doubt
 
@@ -187,9 +187,18 @@ def test_a_descent_does_not_widen_the_deviation():
     assert state.band.deviation < 0.03
 
 
-def test_a_loss_far_below_the_rest_is_followed_at_once():
-    _, state = observed([1.0] * 50 + [-100.0])
-    assert state.band.level < -1
+@pytest.mark.parametrize("count", [1, 2])
+def test_normal_losses_are_no_rise_behind_empty_minibatches(count):
+    losses = 3 + 0.01 * np.random.default_rng(0).standard_normal((4, 3400))
+    losses[:, 3000 : 3000 + count] = 0
+    assert not verdicts(losses, ROBUST).alarm.any()
+
+
+def test_a_fall_that_lasts_is_followed_however_small_the_noise():
+    losses = 1 + 1e-6 * np.random.default_rng(0).standard_normal(3100)
+    losses[3000:] -= 0.5
+    _, state = observed(losses)
+    assert abs(state.band.level - 0.5) < 0.01
 
 
 @pytest.mark.parametrize("detector", [ROBUST, PUBLISHED], ids=["robust", "published"])
