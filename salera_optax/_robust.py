@@ -142,8 +142,10 @@ def robust() -> Detector:
         evidence = jnp.where(state.again & (evidence > 0), CLIP - SLACK, evidence)
         statistic = jnp.maximum(0, state.statistic + evidence)
         alarm, doubt = statistic > state.threshold, high | spike
-        # Behind an alarm one normal loss is enough.
-        quiet = ((statistic == 0) | (state.again & (evidence <= 0))) & ~doubt
+        # Behind an alarm one normal loss is enough, if it comes with a gradient: a minibatch that
+        # teaches nothing may be as bad as the others.
+        normal = (statistic == 0) | (state.again & (evidence <= 0))
+        quiet = normal & ~doubt & ~(state.again & (gradient_norm == 0))
 
         renewed = _around(loss, loss - state.quiet_band.level, gradient_norm)
         renewed = renewed._replace(
@@ -162,7 +164,7 @@ def robust() -> Detector:
             seen=jnp.where(new_level, 1, incremented(state.seen)),
             band=band,
             quiet_band=select(quiet | new_level, band, state.quiet_band),
-            statistic=jnp.where(alarm | quiet, 0, statistic),
+            statistic=jnp.where(alarm | normal, 0, statistic),
             threshold=jnp.where(again, NEW_LEVEL, LIMIT).astype(loss.dtype),
             again=again,
             fall=fall,

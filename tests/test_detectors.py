@@ -159,6 +159,16 @@ def test_a_quiet_loss_behind_an_alarm_keeps_the_level():
     assert abs(state.band.level - 1) < 0.1
 
 
+def test_behind_an_alarm_a_minibatch_without_a_gradient_tells_nothing():
+    losses, norms = [*[1.0] * 50, *[90.0] * 3], [1.0] * 53
+    losses, norms = losses + [0.0, 90.0] * 60, norms + [0.0, 1.0] * 60
+    _, state = observed(losses, norms)
+    assert state.again, "neither is the step found guilty nor the level new"
+    verdict, state = observed([*losses, 1.0], [*norms, 1.0])
+    assert verdict.quiet
+    assert not state.again
+
+
 def test_a_gradient_far_above_the_recent_ones_is_doubted_and_accepted_in_the_end():
     doubts = 0
     state = ROBUST.init(jnp.float32)
