@@ -76,7 +76,7 @@ _OPTAX = {
 }
 
 OPTIMIZERS: dict[str, Recipe] = {
-    "salera_adamw": Recipe(salera_optax.salera_adamw, 1e-4, salera_optax.ratio),
+    "salera_adamw": Recipe(salera_optax.salera_adamw, 1e-4, partial(salera_optax.ratio, rest=-0.1)),
     "salera-ratio": Recipe(salera_optax.salera, 0.01, salera_optax.ratio),
     # The paper's experiments, under its law. The results under these names are theirs.
     "salera": Recipe(salera_optax.salera, 0.01, _score(2.12e-6)),

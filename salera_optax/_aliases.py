@@ -21,7 +21,7 @@ from salera_optax._averaging import polynomial_averaging
 from salera_optax._detectors import Detector
 from salera_optax._devices import AxisName, varying
 from salera_optax._groups import Groups
-from salera_optax._laws import Law
+from salera_optax._laws import Law, ratio
 from salera_optax._page_hinkley import page_hinkley
 from salera_optax._parameterwise import scale_by_parameterwise_alera
 from salera_optax._validation import check_number
@@ -29,6 +29,7 @@ from salera_optax._validation import check_number
 # The first steps of Adam have the length of the rate in every weight, whatever the gradient. If
 # that is much beside the weights, units are lost before a loss could tell.
 _START = 0.003  # of the root mean square of all parameters
+_REST = -0.1  # of the rates of `salera_adamw`
 _FROM_ZERO = (lambda x: 0 <= x < math.inf), "finite and at least 0"
 
 
@@ -485,7 +486,7 @@ def salera_adamw(
     mu_dtype: Any = None,
     weight_decay: optax.ScalarOrSchedule = 1e-4,
     mask: Any = None,
-    nesterov: bool = False,
+    nesterov: bool = True,
     alpha: ArrayLike = 0.01,
     law: Law | None = None,
     groups: Groups = None,
@@ -504,8 +505,9 @@ def salera_adamw(
 
     The direction is Adam's, with decoupled weight decay; its rate, one for each leaf, is that of
     `alera`, and `page_hinkley` stands guard. What `optax.adamw` takes has the same name, meaning
-    and default here, but for `b2`, whose shorter memory suits a rate that changes. Where a step was
-    to blame for an alarm, Adam's moments and the paths start over, and the rates stay.
+    and default here, but for `nesterov`, which is on, and `b2`, whose shorter memory suits a rate
+    that changes. Where a step was to blame for an alarm, Adam's moments and the paths start over,
+    and the rates stay.
 
     Args:
       learning_rate: initial rate, finite and at least 0, or an Optax schedule that the self-tuned
@@ -522,8 +524,9 @@ def salera_adamw(
       mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
       nesterov: whether Adam takes Nesterov's momentum.
       alpha: memory rate of the path, in (0, 1]; it averages over about 1/alpha gradients.
-      law: how a rate follows its path; None is `ratio()`, `score(...)` is the paper's, and
-        `scale_by_alera` tells how to write one.
+      law: how a rate follows its path; None is `ratio(rest=-0.1)`: the rates rest where gradients
+        begin to contradict one another. `score(...)` is the paper's, and `scale_by_alera` tells how
+        to write one.
       groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
         strings that is a prefix of the parameters; or a function to one, such as `by_module`.
       factor: as in `salera`.
@@ -572,7 +575,7 @@ def salera_adamw(
         mask=mask,
         nesterov=nesterov,
         alpha=alpha,
-        law=law,
+        law=ratio(rest=_REST) if law is None else law,
         groups=groups,
         axis_name=axis_name,
     )

@@ -56,23 +56,27 @@ def _check_gain(gain: Any) -> None:
     check_number("gain", gain, lambda g: 0 <= g < math.inf, "finite and at least 0")
 
 
-def ratio(gain: ArrayLike = 0.01) -> Law:
+def ratio(gain: ArrayLike = 0.01, rest: ArrayLike = 0.0) -> Law:
     """The law of the logarithm: as quick down as up, and the same for leaves of every size.
 
     The default of every optimizer here. With mean and std those of the random walk
     (`path_mean(alpha, step)`, `path_std(alpha, d, step)`), and s = std/mean, about sqrt(2/d)::
 
-        x = log(||path||^2 / mean) + s^2/2 + s^4/12             clipped to [-2, 2]
+        x = log(||path||^2 / mean) + s^2/2 + s^4/12 - rest      clipped to [-2, 2]
         change of log(rate) = gain x |x| / (|x| + s) * 1/(alpha step)    the last within 1 and 3
 
-    The terms in s are the mean of -log(||path||^2 / mean) under the random walk, so that x is about
-    0 there; s is its deviation. Beyond s the change is gain x; within, where it may be chance, it
-    is a fraction ``|x|/s`` of that. A path of length zero changes nothing. While the path is young
-    the change is up to three times as large, for a rate that starts too low has far to climb.
+    The terms in s are the mean of -log(||path||^2 / mean) under the random walk, so that x + rest
+    is about 0 there; s is its deviation. Beyond s the change is gain x; within, where it may be
+    chance, it is a fraction ``|x|/s`` of that. A path of length zero changes nothing. While the
+    path is young the change is up to three times as large, for a rate that starts too low has far
+    to climb.
 
     Args:
       gain: change of log(rate) per unit of x and step, finite and at least 0. At the default a rate
         doubles or halves in 35 steps at the fastest.
+      rest: the log(||path||^2 / mean) at which a rate rests, finite. At 0 the path is as long as a
+        random walk's. At -0.1, which `salera_adamw` takes, gradients contradict one another so far
+        that its square is e^-0.1 = 0.9 times that.
 
     Returns:
       A law for `scale_by_alera`: a function of four arrays, the squared norm of the path, the
@@ -91,6 +95,7 @@ def ratio(gain: ArrayLike = 0.01) -> Law:
     Source: none; it takes the place of Eq. 6 of arXiv 1709.01427, for which there is `score`.
     """
     _check_gain(gain)
+    check_number("rest", rest, math.isfinite, "finite")
 
     def law(squared_norm: jax.Array, alpha: jax.Array, step: jax.Array, d: jax.Array) -> jax.Array:
         known = (jnp.asarray(d) > 0) & (jnp.asarray(squared_norm) > 0)
@@ -99,7 +104,7 @@ def ratio(gain: ArrayLike = 0.01) -> Law:
         # The mean of the logarithm of a Gamma variable of mean 1 and deviation s is
         # digamma(1/s^2) - log(1/s^2) = -s^2/2 - s^4/12 + ..., within 5 % at d = 1.
         x = jnp.log(jnp.where(known, squared_norm, mean) / mean) + s**2 / 2 + s**4 / 12
-        x = jnp.clip(x, -_FURTHEST, _FURTHEST)
+        x = jnp.clip(x - rest, -_FURTHEST, _FURTHEST)
         size = jnp.abs(x)
         eager = jnp.clip(1 / (alpha * jnp.maximum(step, 1)), 1, _EAGER)
         change = gain * eager * x * size / jnp.where(size > 0, size + s, 1)

@@ -55,15 +55,15 @@ class Ratio:
 
     published = False
 
-    def __init__(self, gain):
-        self.gain = gain
+    def __init__(self, gain, rest=0.0):
+        self.gain, self.rest = gain, rest
 
     def __call__(self, squared_norm, alpha, t, d):
         if squared_norm == 0:
             return 0.0
         s = exact_std(alpha, d, t) / path_mean(alpha, t)
         x = math.log(squared_norm / path_mean(alpha, t)) + s**2 / 2 + s**4 / 12
-        x = min(max(x, -2.0), 2.0)
+        x = min(max(x - self.rest, -2.0), 2.0)
         eager = min(max(1 / (alpha * t), 1.0), 3.0)
         return self.gain * eager * x * abs(x) / (abs(x) + s) if x else 0.0
 
@@ -141,8 +141,8 @@ class Momentum:
 class Adam:
     """`optax.scale_by_adam`."""
 
-    def __init__(self, b1=0.9, b2=0.999, eps=1e-8):
-        self.b1, self.b2, self.eps = b1, b2, eps
+    def __init__(self, b1=0.9, b2=0.999, eps=1e-8, *, nesterov=False):
+        self.b1, self.b2, self.eps, self.nesterov = b1, b2, eps, nesterov
         self.forget()
 
     def forget(self):
@@ -156,6 +156,10 @@ class Adam:
         self.mu = {k: self.b1 * mu[k] + (1 - self.b1) * g for k, g in grads.items()}
         self.nu = {k: self.b2 * nu[k] + (1 - self.b2) * np.abs(g) ** 2 for k, g in grads.items()}
         mu_hat = {k: m / (1 - self.b1**self.t) for k, m in self.mu.items()}
+        if self.nesterov:
+            ahead = {k: self.b1 * m / (1 - self.b1 ** (self.t + 1)) for k, m in self.mu.items()}
+            new = (1 - self.b1) / (1 - self.b1**self.t)
+            mu_hat = {k: m + new * grads[k] for k, m in ahead.items()}
         nu_hat = {k: v / (1 - self.b2**self.t) for k, v in self.nu.items()}
         return {k: mu_hat[k] / (np.sqrt(nu_hat[k]) + self.eps) for k in grads}
 

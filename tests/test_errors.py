@@ -63,6 +63,12 @@ LAWS: dict[str, Callable[..., Any]] = {
         law=salera_optax.score(gain, "authors")
     ),
 }
+
+
+def _resting(rest: Any) -> Any:
+    return salera_optax.scale_by_alera(law=salera_optax.ratio(rest=rest))
+
+
 BOTH = {**ALERA_FACTORIES, **GUARD_FACTORIES}
 
 HALF_OPEN = r"in \(0, 1\]"
@@ -73,6 +79,7 @@ POSITIVE = r"finite and greater than 0"
 RANGES: dict[str, tuple[str, list[float], list[float]]] = {
     "alpha": (HALF_OPEN, [0.0, -0.1, 1.5, NAN, INF], [1.0, 1, 1e-9]),
     "gain": (NOT_NEGATIVE, [-1e-6, NAN, INF, -INF], [0.0, 0]),
+    "rest": ("finite", [NAN, INF, -INF], [0.0, -3, 2.0]),
     "eps": (NOT_NEGATIVE, [-1e-6, NAN, INF], [0.0, 0]),
     "smoothing": (HALF_OPEN, [0.0, -0.1, 1.5, NAN, INF], [1.0, 1, 1e-9]),
     "threshold": (POSITIVE, [0.0, -0.1, NAN, INF], [1e-9, 1]),
@@ -83,6 +90,7 @@ NUMBERS = [
     for factories, names in (
         (ALERA_FACTORIES, ("alpha", "eps")),
         (LAWS, ("gain",)),
+        ({"ratio": _resting}, ("rest",)),
         (GUARD_FACTORIES, ("factor",)),
         (DETECTOR_FACTORIES, ("smoothing", "threshold")),
     )

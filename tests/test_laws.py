@@ -84,6 +84,7 @@ def test_under_the_random_walk_ratio_hardly_drifts(d):
     ("ours", "plain"),
     [
         (ratio(0.1), oracle.Ratio(0.1)),
+        (ratio(0.1, rest=-0.3), oracle.Ratio(0.1, rest=-0.3)),
         (score(0.1), oracle.Score(0.1)),
         (score(0.1, "authors"), oracle.Score(0.1, "authors")),
     ],
@@ -108,6 +109,19 @@ def test_agreement_and_disagreement_of_one_size_move_a_rate_as_far():
         up, down = (float(ratio(1.0)(mean * f, alpha, 10**4, d)) for f in (factor, 1 / factor))
         assert up == pytest.approx(min(math.log(factor), 2), abs=2e-3)
         assert down == pytest.approx(-up, abs=2e-3)
+
+
+@pytest.mark.parametrize("rest", [-0.3, 0.0, 0.2])
+def test_a_rate_rests_where_it_is_told_to(rest):
+    alpha, d = 0.01, 10**6
+    mean = path_mean(alpha, 10**4)
+    below, there, above = (
+        float(ratio(1.0, rest)(mean * math.exp(rest + off), alpha, 10**4, d))
+        for off in (-0.1, 0.0, 0.1)
+    )
+    assert below < -0.09
+    assert abs(there) < 1e-4
+    assert above > 0.09
 
 
 def test_ratio_asks_larger_leaves_for_no_less_agreement():

@@ -141,14 +141,15 @@ def ag_adam_case(name, oracle_base, labels=None, **arguments):
 
 def salera_adamw_case(name, **arguments):
     """An alarm starts Adam over."""
-    ours, theirs = laws("ratio")
     published = salera_optax.published()
-    tx = salera_optax.salera_adamw(0.02, alpha=0.1, law=ours, detector=published, **arguments)
+    tx = salera_optax.salera_adamw(0.02, alpha=0.1, detector=published, **arguments)
 
     def reference(params):
         decay = arguments.get("weight_decay", 1e-4)
-        base = oracle.Decayed(decay, oracle.Adam(b2=arguments.get("b2", 0.95)))
-        part = oracle.Alera(params, 0.1, theirs, base=base)
+        nesterov = arguments.get("nesterov", True)
+        adam = oracle.Adam(b2=arguments.get("b2", 0.95), nesterov=nesterov)
+        law = oracle.Ratio(0.01, rest=-0.1)
+        part = oracle.Alera(params, 0.1, law, base=oracle.Decayed(decay, adam))
         part.rate = oracle.first_rates(params, 0.02)
         return oracle.PageHinkley(oracle.Descent(part, 0.02))
 
@@ -201,6 +202,7 @@ CASES = [
     ),
     salera_adamw_case("defaults"),
     salera_adamw_case("decay and memory", weight_decay=0.1, b2=0.999),
+    salera_adamw_case("without Nesterov", nesterov=False),
     salera_case("ratio", law=laws("ratio")),
     salera_case("no rollback, path forgotten", rollback=False),
     salera_case("no rollback, path kept", rollback=False, reset_path=False),

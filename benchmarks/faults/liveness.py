@@ -120,7 +120,13 @@ PAIRS = {
     "salera": Pair(salera_optax.salera, salera_optax.alera, 0.01),
     "salera_adamw": Pair(
         salera_optax.salera_adamw,
-        lambda schedule: salera_optax.ag_adam(schedule, b2=0.95, weight_decay=1e-4),
+        lambda schedule: salera_optax.ag_adam(
+            schedule,
+            b2=0.95,
+            nesterov=True,
+            weight_decay=1e-4,
+            law=salera_optax.ratio(rest=-0.1),
+        ),
         1e-4,
     ),
 }

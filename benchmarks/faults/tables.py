@@ -113,9 +113,9 @@ def _found(runs: pd.DataFrame, twins: list[dict[str, Any]]) -> str:
     return (
         f"**{counts[ours]} of {all_of_them} runs of Adam that are struck by a fault survive under "
         f"`page_hinkley`, {counts[rival]} under the best of the others ({rival}).** "
-        "Where the data are to blame the guard costs nothing: of "
-        f"{len(fixed)} runs of SGD, momentum and Adam through bad or changing data {as_good.sum()} "
-        "end no worse than without the guard, with at least half of their steps."
+        f"Where the data are to blame: of {len(fixed)} runs of SGD, momentum and Adam through bad "
+        f"or changing data {as_good.sum()} end at no more than twice the loss of the run without "
+        "the guard, plus 0.01, with at least half of their steps."
     )
 
 
