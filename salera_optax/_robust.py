@@ -36,8 +36,8 @@ LEARNED = 5.0  # deviations, the most that one high loss moves the averages by
 FALL = 16.0  # the same of a low loss and the level; of one behind another, twice as much each time
 _RISING, _FALLING = 0.03, 0.06  # rates of the level, once it has seen some losses
 _DEVIATION_RATE = 0.01
-_PRIOR = 2  # losses that the first guess of the deviation counts for
-_FIRST = 0.3  # that guess, in units of |first loss|
+_PRIOR = 5  # losses that the first guess of the deviation counts for
+_FIRST = 0.1  # that guess, in units of |first loss|
 _WIDTH = 1.1  # times the root of the average, which falls make smaller than the deviation of noise
 _USUAL = 0.01  # share of bad minibatches up to which three doubts in a row make an alarm
 _NORM_DECAY = 0.999  # per step, of the largest recent norm: the memory of Adam's second moment
@@ -101,7 +101,7 @@ def robust() -> Detector:
     asks for more of them in a row (six if they are a tenth of all). A second alarm, with no quiet
     loss in between, needs forty doubtful losses; it takes the present loss for the new level.
 
-    The deviation is measured as it goes, from three tenths of the first loss on. A noise that is
+    The deviation is measured as it goes, from a tenth of the first loss on. A noise that is
     heavy-tailed, correlated or periodic so raises hardly a false alarm; a rise that is slow in
     units of that noise goes unnoticed.
 

@@ -120,16 +120,16 @@ def test_two_steps_of_the_published_test_by_hand():
 
 
 def test_two_steps_of_the_robust_test_by_hand():
-    # The first loss is the level, 0.3 of it the deviation, which itself counts for 2 losses.
+    # The first loss is the level, a tenth of it the deviation, which itself counts for 5 losses.
     verdict, state = observed([2.0])
     assert verdict.quiet
-    deviation = 0.6 * np.sqrt(0.5)
+    deviation = 0.2 * np.sqrt(0.8)
     np.testing.assert_allclose(state.band[:3], [2.0, 2.0, deviation], rtol=1e-6)
-    # 2.9 lies 0.9 / 0.42 deviations above; the level takes half of 1/2, the square 1/3 of it.
-    verdict, state = observed([2.0, 2.9])
-    np.testing.assert_allclose(state.statistic, 0.9 / deviation - 2, rtol=1e-5)
-    square = deviation**2 + ((1.1 * 0.9) ** 2 - deviation**2) / 3
-    np.testing.assert_allclose(state.band[:3], [2.225, 2.0, np.sqrt(square)], rtol=1e-5)
+    # 2.6 lies 0.6 / 0.18 deviations above; the level takes half of 1/2, the square 1/6 of it.
+    verdict, state = observed([2.0, 2.6])
+    np.testing.assert_allclose(state.statistic, 0.6 / deviation - 2, rtol=1e-5)
+    square = deviation**2 + ((1.1 * 0.6) ** 2 - deviation**2) / 6
+    np.testing.assert_allclose(state.band[:3], [2.15, 2.0, np.sqrt(square)], rtol=1e-5)
     assert not verdict.quiet
     assert not verdict.doubt
 
