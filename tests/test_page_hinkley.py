@@ -83,7 +83,7 @@ def test_a_slow_rise_is_taken_back_to_before_it_began():
     quiet = 0
     for step in range(1, 60):
         before, quiet = (params, step) if state.action.renew else (before, quiet)
-        params, state = run(tx, params, state, [1.0 + 0.03 * step])
+        params, state = run(tx, params, state, [1.0 + 0.015 * step])
         if state.alarm:
             break
     assert state.action.go_back
