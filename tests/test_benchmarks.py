@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import platformdirs
 import pytest
@@ -434,6 +436,20 @@ def test_every_model_takes_images_and_sequences(model: str, dataset: str):
 
     assert 0 < evaluation.error <= 1
     assert 0 < evaluation.loss < 5
+
+
+def test_the_flagship_is_compared_as_a_user_has_it():
+    (values,) = optimizers.hyperparameters(["salera_adamw"], {})
+    compared = optimizers.build("salera_adamw", values, total_steps=1, minibatch_ratio=0.01)
+    params = jnp.linspace(-1, 1, 50)
+    states = []
+    for tx in (compared, salera_optax.salera_adamw()):
+        x, state = params, tx.init(params)
+        for key in jax.random.split(jax.random.key(0), 20):
+            grads = x + jax.random.normal(key, x.shape)
+            x, state = salera_optax.step(tx, grads, state, x, value=1.0)
+        states.append((x, state))
+    chex.assert_trees_all_equal(*states)
 
 
 def test_convolution_as_a_product_is_that_of_jax():
