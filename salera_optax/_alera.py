@@ -4,7 +4,10 @@ Source: Schoenauer-Sebag, Schoenauer, Sebag, "Stochastic Gradient Descent: Going
 Possible But Not Faster", arXiv 1709.01427, Section 3 and Algorithm 1.
 """
 
+import functools
+import itertools
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +59,13 @@ class ScaleByAleraState(NamedTuple):
     base_state: Any
 
 
+# The scalars of so many groups are one vector. XLA then compiles and starts a few kernels for all
+# of them, not a dozen a group. Those of all groups are not one: every leaf would read a place of
+# its own, in a kernel of its own, while XLA compiles equal kernels only once. With 200 leaves that
+# was most of the compilation.
+_RUN = 16
+
+
 def _check_axes(leaves: list[Any], axis_name: AxisName) -> None:
     """Raises where `shard_map` has some of the leaves sharded over an axis that has no name here.
 
@@ -93,9 +103,9 @@ def scale_by_alera(
 
     A law sees scalars in the dtype of the statistics, float32 or wider, but for `step`, an int32:
     the squared norm of the group's path, `alpha`, the number of steps taken, at least 1, and the
-    dimension of the group. It returns a scalar. All groups go through it at once, under `jax.vmap`:
-    no Python branch on a value, and a callback needs a `vmap_method`. This one knows two changes,
-    1 % up and 1 % down::
+    dimension of the group. It returns a scalar. Many groups go through it at once, under
+    `jax.vmap`: no Python branch on a value, and a callback needs a `vmap_method`. This one knows
+    two changes, 1 % up and 1 % down::
 
         def sign(squared_norm, alpha, step, d):
             mean = salera_optax.path_mean(alpha, step)
@@ -142,6 +152,8 @@ def scale_by_alera(
     check_arguments(alpha, rate_law, base, eps, axis_name)
     check_groups(groups)
     inner = optax.with_extra_args_support(optax.identity() if base is None else base)
+    enter = jax.jit(jax.vmap(functools.partial(entered, rate_law), (0, 0, None, None, None)))
+    adapt = jax.jit(jax.vmap(functools.partial(changed, rate_law), (0, 0, 0, 0, 0, None, None)))
 
     def init_fn(params: Any) -> ScaleByAleraState:
         check_params("scale_by_alera", params)
@@ -172,55 +184,50 @@ def scale_by_alera(
         memory = jnp.asarray(alpha, dtype)
         leaves, treedef = jax.tree.flatten(state.path)
         _check_axes(leaves, axis_name)
-        sizes = [real_size(leaf, axis_name) for leaf in leaves]
-        number_of = {i: number for number, indices in enumerate(members.values()) for i in indices}
+        group_of = {i: name for name, indices in members.items() for i in indices}
+        places = range(0, len(members), _RUN)
+        runs = [list(members)[place : place + _RUN] for place in places]
 
-        # All groups as one vector: XLA compiles and starts a few kernels, not a dozen a group.
-        def per_group(of_leaves: list[Any]) -> jax.Array:
-            sums = [sum(of_leaves[i] for i in indices) for indices in members.values()]
-            return jnp.stack([jnp.asarray(total, dtype) for total in sums])
+        def in_runs(of_leaves: list[Any]) -> list[jax.Array]:
+            sums = {name: sum(of_leaves[i] for i in members[name]) for name in members}
+            return [jnp.stack([jnp.asarray(sums[name], dtype) for name in run]) for run in runs]
 
-        def per_leaf(of_groups: jax.Array) -> list[jax.Array]:
-            return [of_groups[number_of[i]] for i in range(len(leaves))]
+        def by_group(vectors: Iterable[jax.Array]) -> dict[str, jax.Array]:
+            return dict(zip(members, itertools.chain(*vectors), strict=True))
 
-        def enter(norm: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return entered(rate_law, norm, lengths, memory, step, eps)
-
-        def adapt(
-            log_rate: jax.Array,
-            squared: jax.Array,
-            chance: jax.Array,
-            d: jax.Array,
-            norm: jax.Array,
-        ) -> jax.Array:
-            return changed(rate_law, log_rate, squared, chance, memory, step, d, norm > eps)
-
-        norms = jnp.sqrt(per_group(squared_norms(updates, axis_name, state.path)))
-        weights, lengths = jax.vmap(enter)(norms, state.lengths)
+        norms = [jnp.sqrt(each) for each in in_runs(squared_norms(updates, axis_name, state.path))]
+        before = jnp.split(state.lengths, list(places[1:]))
+        entries = [
+            enter(norm, each, memory, step, eps) for norm, each in zip(norms, before, strict=True)
+        ]
+        weights = by_group(weight for weight, _ in entries)
+        lengths = [after for _, after in entries]
         path = [
-            scaled(p, 1 - memory, p) + scaled(g, weight, p)
-            for p, g, weight in zip(
-                leaves, jax.tree.leaves(updates), per_leaf(weights), strict=True
+            scaled(p, 1 - memory, p) + scaled(g, weights[group_of[i]], p)
+            for i, (p, g) in enumerate(zip(leaves, jax.tree.leaves(updates), strict=True))
+        ]
+        log_rates = [
+            adapt(jnp.stack([state.log_rate[name] for name in run]), *each, memory, step)
+            for run, *each in zip(
+                runs,
+                in_runs(squared_norms(path, axis_name, leaves)),
+                (after[:, 1] for after in lengths),
+                in_runs([real_size(leaf, axis_name) for leaf in leaves]),
+                (norm > eps for norm in norms),
+                strict=True,
             )
         ]
-        log_rate = jax.vmap(adapt)(
-            jnp.stack([state.log_rate[name] for name in members]),
-            per_group(squared_norms(path, axis_name, leaves)),
-            lengths[:, 1],
-            per_group(sizes),
-            norms,
-        )
+        rates = by_group(jnp.exp(each) for each in log_rates)
         like = jax.tree.leaves(direction if params is None else params)
-        rates = per_leaf(jnp.exp(log_rate))
         moves = [
-            scaled(u, rate, p)
-            for u, rate, p in zip(jax.tree.leaves(direction), rates, like, strict=True)
+            scaled(u, rates[group_of[i]], p)
+            for i, (u, p) in enumerate(zip(jax.tree.leaves(direction), like, strict=True))
         ]
         return jax.tree.unflatten(treedef, moves), ScaleByAleraState(
             step=step,
             path=jax.tree.unflatten(treedef, path),
-            log_rate=dict(zip(members, log_rate, strict=True)),
-            lengths=lengths,
+            log_rate=by_group(log_rates),
+            lengths=jnp.concatenate(lengths),
             base_state=base_state,
         )
 

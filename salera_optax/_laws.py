@@ -212,10 +212,10 @@ def changed(
     log_rate: jax.Array,
     squared_norm: jax.Array,
     chance: jax.Array,
-    alpha: jax.Array,
-    step: jax.Array,
     d: jax.Array,
     has_gradient: jax.Array,
+    alpha: jax.Array,
+    step: jax.Array,
 ) -> jax.Array:
     """The logarithm of a rate after a step under a law, kept finite.
 

@@ -31,12 +31,17 @@ def verdicts(losses, detector=ROBUST):
     return jax.tree.map(np.asarray, compiled(detector)(losses))
 
 
+@functools.cache
+def observing(detector):
+    return jax.jit(detector.observe)
+
+
 def observed(losses, norms=None, detector=ROBUST):
     """The last verdict and state after losses one by one."""
     state = detector.init(jnp.float32)
     norms = np.ones(len(losses)) if norms is None else norms
     for loss, norm in zip(losses, norms, strict=True):
-        verdict, state = detector.observe(state, jnp.float32(loss), jnp.float32(norm))
+        verdict, state = observing(detector)(state, np.float32(loss), np.float32(norm))
     return verdict, state
 
 
@@ -174,7 +179,7 @@ def test_a_gradient_far_above_the_recent_ones_is_doubted_and_accepted_in_the_end
     state = ROBUST.init(jnp.float32)
     alarms = []
     for norm in [1.0] * 20 + [100.0] * 60:
-        verdict, state = ROBUST.observe(state, jnp.ones(()), jnp.float32(norm))
+        verdict, state = observing(ROBUST)(state, np.float32(1), np.float32(norm))
         doubts += bool(verdict.doubt)
         alarms += [doubts] if verdict.alarm else []
     assert alarms == [9, 49], "the second is at the parameters that were good"
@@ -186,7 +191,7 @@ def test_rare_gradients_among_zeros_are_no_spikes():
     norms = ([1.0] + [0.0] * 50) * 5
     state = ROBUST.init(jnp.float32)
     for norm in norms:
-        verdict, state = ROBUST.observe(state, jnp.ones(()), jnp.float32(norm))
+        verdict, state = observing(ROBUST)(state, np.float32(1), np.float32(norm))
         assert not verdict.doubt
 
 
