@@ -82,7 +82,7 @@ def deciding(
         del params, snapshot
         finite, verdict, observed = _judged(detector, state, *values)
         share = jnp.asarray(factor, jnp.result_type(response.scale))
-        action, after = _response.respond(response, verdict, share, rollback)
+        action, after = _response.respond(response, verdict, share, rollback=rollback)
         return Decision.of(_Decision(False, finite, verdict.alarm, action, after)), observed
 
     def behind_a_rollback(

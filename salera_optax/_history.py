@@ -38,6 +38,7 @@ def initial(leaves: int, dtype: jax.typing.DTypeLike) -> History:
     return History(none, jnp.zeros((LENGTH, 2), dtype), jnp.zeros(leaves, dtype))
 
 
+@jax.jit
 def recorded(
     history: History,
     step: jax.Array,

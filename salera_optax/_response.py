@@ -18,8 +18,10 @@ the guard looks at another minibatch, at the same parameters.
                            with nothing left to grow back end it: later alarms are for good again.
 """
 
+import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -76,6 +78,7 @@ class Action(NamedTuple):
     forget: Any = False
 
 
+@functools.partial(jax.jit, static_argnames="rollback")
 def respond(
     state: ResponseState, verdict: Verdict, factor: ArrayLike, rollback: bool
 ) -> tuple[Action, ResponseState]:

@@ -122,62 +122,62 @@ def robust() -> Detector:
       doubt
       alarm
     """
+    return Detector(_init, _observe)
 
-    def init(dtype: jax.typing.DTypeLike) -> RobustState:
-        return RobustState.of(initial(_Robust(), dtype))
 
-    def observe(
-        state: RobustState, loss: jax.Array, gradient_norm: jax.Array
-    ) -> tuple[Verdict, RobustState]:
-        first = state.seen == 0
-        before = select(first, _around(loss, loss, gradient_norm), state.band)
-        z = jnp.minimum((loss - before.level) / before.deviation, CLIP)
+def _init(dtype: jax.typing.DTypeLike) -> RobustState:
+    return RobustState.of(initial(_Robust(), dtype))
 
-        high = z >= CLIP
-        spike = (before.gradient_norm > 0) & (gradient_norm > SPIKE * before.gradient_norm)
-        # Nine doubtful gradients in a row make an alarm, whatever the loss.
-        evidence = jnp.maximum(z, -CLIP) - SLACK
-        evidence = jnp.where(high, evidence * _weight_of_a_doubt(state.faults), evidence)
-        evidence = jnp.where(spike, jnp.maximum(evidence, LIMIT / 8), evidence)
-        evidence = jnp.where(state.again & (evidence > 0), CLIP - SLACK, evidence)
-        statistic = jnp.maximum(0, state.statistic + evidence)
-        alarm, doubt = statistic > state.threshold, high | spike
-        # Behind an alarm one normal loss is enough, if it comes with a gradient: a minibatch that
-        # teaches nothing may be as bad as the others.
-        normal = (statistic == 0) | (state.again & (evidence <= 0))
-        quiet = normal & ~doubt & ~(state.again & (gradient_norm == 0))
 
-        renewed = _around(loss, loss - state.quiet_band.level, gradient_norm)
-        renewed = renewed._replace(
-            deviation=jnp.maximum(renewed.deviation, state.quiet_band.deviation)
-        )
-        learned, fall = _learned(before, state.seen, loss, state.fall)
-        largest = jnp.maximum(gradient_norm, _NORM_DECAY * before.gradient_norm)
-        unheard = spike | (gradient_norm == 0)
-        learned = learned._replace(gradient_norm=jnp.where(unheard, before.gradient_norm, largest))
-        new_level = alarm & state.again
-        again = jnp.where(alarm, ~state.again, state.again & ~quiet)
-        # What comes between an alarm and a quiet loss is evidence, and nothing to learn from.
-        learned = select(again, state.band, learned)
-        band = select(alarm, select(state.again, renewed, state.quiet_band), learned)
-        after = _Robust(
-            seen=jnp.where(new_level, 1, incremented(state.seen)),
-            band=band,
-            quiet_band=select(quiet | new_level, band, state.quiet_band),
-            statistic=jnp.where(alarm | normal, 0, statistic),
-            threshold=jnp.where(again, NEW_LEVEL, LIMIT).astype(loss.dtype),
-            again=again,
-            fall=fall,
-            doubts=jnp.where(doubt & ~alarm, incremented(state.doubts), 0),
-            faults=jnp.where(
-                doubt | state.again,
-                state.faults,
-                state.faults + _weight(state.seen, loss.dtype) * (state.doubts - state.faults),
-            ),
-        )
-        return Verdict(quiet, doubt, alarm), RobustState.of(after)
+@jax.jit  # traced once for all guards, of which each asks twice
+def _observe(
+    state: RobustState, loss: jax.Array, gradient_norm: jax.Array
+) -> tuple[Verdict, RobustState]:
+    first = state.seen == 0
+    before = select(first, _around(loss, loss, gradient_norm), state.band)
+    z = jnp.minimum((loss - before.level) / before.deviation, CLIP)
 
-    return Detector(init, observe)
+    high = z >= CLIP
+    spike = (before.gradient_norm > 0) & (gradient_norm > SPIKE * before.gradient_norm)
+    # Nine doubtful gradients in a row make an alarm, whatever the loss.
+    evidence = jnp.maximum(z, -CLIP) - SLACK
+    evidence = jnp.where(high, evidence * _weight_of_a_doubt(state.faults), evidence)
+    evidence = jnp.where(spike, jnp.maximum(evidence, LIMIT / 8), evidence)
+    evidence = jnp.where(state.again & (evidence > 0), CLIP - SLACK, evidence)
+    statistic = jnp.maximum(0, state.statistic + evidence)
+    alarm, doubt = statistic > state.threshold, high | spike
+    # Behind an alarm one normal loss is enough, if it comes with a gradient: a minibatch that
+    # teaches nothing may be as bad as the others.
+    normal = (statistic == 0) | (state.again & (evidence <= 0))
+    quiet = normal & ~doubt & ~(state.again & (gradient_norm == 0))
+
+    renewed = _around(loss, loss - state.quiet_band.level, gradient_norm)
+    renewed = renewed._replace(deviation=jnp.maximum(renewed.deviation, state.quiet_band.deviation))
+    learned, fall = _learned(before, state.seen, loss, state.fall)
+    largest = jnp.maximum(gradient_norm, _NORM_DECAY * before.gradient_norm)
+    unheard = spike | (gradient_norm == 0)
+    learned = learned._replace(gradient_norm=jnp.where(unheard, before.gradient_norm, largest))
+    new_level = alarm & state.again
+    again = jnp.where(alarm, ~state.again, state.again & ~quiet)
+    # What comes between an alarm and a quiet loss is evidence, and nothing to learn from.
+    learned = select(again, state.band, learned)
+    band = select(alarm, select(state.again, renewed, state.quiet_band), learned)
+    after = _Robust(
+        seen=jnp.where(new_level, 1, incremented(state.seen)),
+        band=band,
+        quiet_band=select(quiet | new_level, band, state.quiet_band),
+        statistic=jnp.where(alarm | normal, 0, statistic),
+        threshold=jnp.where(again, NEW_LEVEL, LIMIT).astype(loss.dtype),
+        again=again,
+        fall=fall,
+        doubts=jnp.where(doubt & ~alarm, incremented(state.doubts), 0),
+        faults=jnp.where(
+            doubt | state.again,
+            state.faults,
+            state.faults + _weight(state.seen, loss.dtype) * (state.doubts - state.faults),
+        ),
+    )
+    return Verdict(quiet, doubt, alarm), RobustState.of(after)
 
 
 def _weight(seen: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
