@@ -1,0 +1,117 @@
+"""The compiled step of the guard: its conditionals, and no copy of parameters but the snapshot."""
+
+import os
+import re
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import optax
+import pytest
+
+import salera_optax
+
+# conftest.py has the suite compiled by another emitter, which copies where the usual one does not.
+FASTER = "fusion_emitters" in os.environ["XLA_FLAGS"]
+AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True} if FASTER else {}
+
+
+def copies(compiled, shape):
+    """The copies of an array in a program, but those in a branch that only returns its operands."""
+    found = []
+    for computation in compiled.as_text().split("\n}\n"):
+        operations = set(re.findall(r" = \S+ ([a-z-]+)\(", computation))
+        if not operations <= {"parameter", "get-tuple-element", "copy", "tuple"}:
+            # But for zeros, with which an alarm overwrites a path.
+            found += re.findall(
+                rf".*{re.escape(shape)}\S* copy\((?!%wrapped_broadcast).*", computation
+            )
+    return found
+
+
+def conditionals(jaxpr, shape):
+    """The conditionals of a program, however deep, that return an array of this shape."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "cond" and any(
+            v.aval.shape == shape for v in equation.outvars
+        ):
+            found.append(equation)
+            continue
+        for sub in jax.extend.core.jaxprs_in_params(equation.params):
+            found += conditionals(sub, shape)
+    return found
+
+
+@pytest.mark.parametrize(("apply", "expected"), [("step", 4), ("update", 3)])
+def test_conditionals_choose_between_stepping_and_rolling_back_on_every_backend(apply, expected):
+    tx = salera_optax.page_hinkley(optax.adam(1e-3))
+    params = jnp.ones(17)
+
+    def train(params, state, grads):
+        if apply == "step":
+            return salera_optax.step(tx, grads, state, params, value=1.0)
+        return tx.update(grads, state, params, value=1.0)
+
+    state = tx.init(params)
+    found = conditionals(jax.make_jaxpr(train)(params, state, params).jaxpr, (17,))
+    # To forget Adam's moments; to take a step, or else to go back where an update does; and to
+    # mend it. A step that writes the parameters has gone back before, in place.
+    assert len(found) == expected
+    for platform in ("cuda", "tpu"):
+        exported = jax.export.export(jax.jit(train), platforms=[platform])(params, state, params)
+        text = exported.mlir_module()
+        assert "stablehlo.case" in text or "stablehlo.if" in text
+
+
+def test_the_common_path_of_the_compiled_step_copies_no_parameter():
+    size = 1 << 16
+    tx = salera_optax.page_hinkley(optax.adam(1e-3))
+
+    def train(params, state, batch):
+        loss, grads = jax.value_and_grad(lambda p: jnp.sum((p - batch) ** 2))(params)
+        return salera_optax.step(tx, grads, state, params, value=loss)
+
+    params = jnp.ones(size)
+    lowered = jax.jit(train, donate_argnums=(0, 1)).lower(params, tx.init(params), params)
+    compiled = lowered.compile(AS_USERS_DO)
+    assert not copies(compiled, f"f32[{size}]")
+
+
+@pytest.mark.parametrize(
+    ("guarded", "plain", "snapshots", "temporaries"),
+    [
+        (salera_optax.salera(0.1), salera_optax.alera(0.1), 1, 0),
+        (salera_optax.page_hinkley(optax.adam(0.1)), optax.adam(0.1), 1, 0),
+        (salera_optax.page_hinkley(optax.adam(0.1), rollback=False), optax.adam(0.1), 0, 1),
+    ],
+    ids=["salera", "adam", "adam, no rollback"],
+)
+def test_the_guard_needs_a_snapshot_or_a_temporary_and_copies_nothing(
+    guarded, plain, snapshots, temporaries
+):
+    params = {name: jnp.ones((500, 300)) for name in "ab"}  # no multiples of 32
+    unit = 2 * 500 * 300 * 4
+
+    def compiled(tx):
+        def train(params, state, batch):
+            loss, grads = jax.value_and_grad(
+                lambda p: jnp.mean((jnp.tanh(batch @ p["a"]) @ p["b"].T - batch) ** 2)
+            )(params)
+            return salera_optax.step(tx, grads, state, params, value=loss)
+
+        arguments = params, tx.init(params), jnp.ones((4, 500))
+        return jax.jit(train, donate_argnums=(0, 1)).lower(*arguments).compile(AS_USERS_DO)
+
+    def numbers(tx):
+        return sum(leaf.size for leaf in jax.tree.leaves(tx.init(params)))
+
+    step = compiled(guarded)
+    memory = step.memory_analysis()
+    assert not copies(step, "f32[500,300]")
+    assert memory.alias_size_in_bytes > memory.output_size_in_bytes - 1000  # all in place
+    extra = memory.temp_size_in_bytes - compiled(plain).memory_analysis().temp_size_in_bytes
+    assert extra <= (temporaries + 0.05) * unit
+    assert 4 * (numbers(guarded) - numbers(plain)) == pytest.approx(
+        snapshots * unit, rel=0.01, abs=2000
+    )
