@@ -71,9 +71,10 @@ def deciding(
     """Makes the function that decides, from arguments of `page_hinkley`.
 
     Returns:
-      A function of whether the last call went back, of parameters and snapshot, of the states of
-      the response and of the detector, and of the loss and the norm of the gradient. It returns
-      the decision, and the next state of the detector.
+      A function of whether a rollback may want completing, a Python bool, of whether the last call
+      went back, of parameters and snapshot, of the states of the response and of the detector, and
+      of the loss and the norm of the gradient. It returns the decision, and the next state of the
+      detector.
     """
 
     def at_once(
@@ -95,9 +96,9 @@ def deciding(
         decision, observed = at_once(params, snapshot, response, state, *values)
         return select(settle, waits, decision), select(settle, state, observed)
 
-    def decide(went_back: jax.Array, *given: Any) -> tuple[Decision, Any]:
+    def decide(settles: bool, went_back: jax.Array, *given: Any) -> tuple[Decision, Any]:
         # Without branches XLA works the decision out anew in every kernel that asks for it.
-        other = behind_a_rollback if rollback else at_once
+        other = behind_a_rollback if settles else at_once
         decision, observed = jax.lax.cond(went_back, other, at_once, *given)
         return decision, observed
 

@@ -241,11 +241,14 @@ def page_hinkley(
         dtype = state.scale.dtype
 
         squares = squared_norms(updates, axis_name, params)
-        norms = jnp.sqrt(jnp.stack(squares).astype(dtype)) if squares else jnp.zeros(0, dtype)
-        norm = jnp.sqrt(sum(squares, jnp.zeros((), dtype)))
+        vector = jnp.stack(squares).astype(dtype) if squares else jnp.zeros(0, dtype)
+        norms, norm = jnp.sqrt(vector), jnp.sqrt(jnp.sum(vector))
         loss, value = _agreed(value, dtype, axis_name)
+        # What is written is the snapshot bit for bit; what is added may miss it.
+        settles = rollback and emit is ADDED
+        given = (params, state.snapshot) if settles else (None, None)
         decision, observed = decide(
-            state.action.go_back, params, state.snapshot, state.response, state.detector, loss, norm
+            settles, state.action.go_back, *given, state.response, state.detector, loss, norm
         )
         settle, response = decision.settle, decision.response
         action = decision.action
@@ -255,13 +258,13 @@ def page_hinkley(
         start = emit.start(params, *retreat)
         inner_state = jax.lax.cond(action.forget, forgotten, first, state.inner_state, start)
 
-        given = {"value": jnp.asarray(value), **extra_args}
-        fixed = {name: extra for name, extra in given.items() if not is_array(extra)}
+        extra = {"value": jnp.asarray(value), **extra_args}
+        fixed = {name: each for name, each in extra.items() if not is_array(each)}
         usual = added if emit is ADDED else written
         go, stay = branches(guarded, emit, fixed) if fixed else usual
-        given = {name: extra for name, extra in given.items() if name not in fixed}
+        extra = {name: each for name, each in extra.items() if name not in fixed}
         result, inner_state = jax.lax.cond(
-            ~action.hold, go, stay, updates, inner_state, start, retreat, response.scale, given
+            ~action.hold, go, stay, updates, inner_state, start, retreat, response.scale, extra
         )
         result, broken = made_finite(
             emit, result, emit.beside(params, snapshot), ~action.hold, axis_name

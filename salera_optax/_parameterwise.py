@@ -119,7 +119,8 @@ def scale_by_parameterwise_alera(
         memory = jnp.asarray(alpha, dtype)
         total = sum(real_size(leaf, axis_name) for leaf in jax.tree.leaves(state.path))
 
-        norm = jnp.sqrt(sum(squared_norms(updates, axis_name, state.path), jnp.zeros((), dtype)))
+        squares = squared_norms(updates, axis_name, state.path)
+        norm = jnp.sqrt(jnp.sum(jnp.stack(squares or [jnp.zeros(())]), dtype=dtype))
         weight, lengths = entered(rate_law, norm, state.lengths, memory, step, eps)
         path = jax.tree.map(
             lambda p, g: scaled(p, 1 - memory, p) + scaled(g, weight, p), state.path, updates
