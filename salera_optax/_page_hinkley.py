@@ -244,17 +244,20 @@ def page_hinkley(
         vector = jnp.stack(squares).astype(dtype) if squares else jnp.zeros(0, dtype)
         norms, norm = jnp.sqrt(vector), jnp.sqrt(jnp.sum(vector))
         loss, value = _agreed(value, dtype, axis_name)
-        # What is written is the snapshot bit for bit; what is added may miss it.
+        went_back = state.action.go_back
         settles = rollback and emit is ADDED
         given = (params, state.snapshot) if settles else (None, None)
         decision, observed = decide(
-            settles, state.action.go_back, *given, state.response, state.detector, loss, norm
+            settles, went_back, *given, state.response, state.detector, loss, norm
         )
         settle, response = decision.settle, decision.response
         action = decision.action
 
-        snapshot = select(action.renew, params, state.snapshot) if rollback else None
-        retreat = (snapshot, action.go_back | settle)
+        # What was added may miss the snapshot by a rounding error. What writes starts from it.
+        again = settle if settles else went_back
+        renew = action.renew & ~again
+        snapshot = select(renew, params, state.snapshot) if rollback else None
+        retreat = (snapshot, action.go_back | again)
         start = emit.start(params, *retreat)
         inner_state = jax.lax.cond(action.forget, forgotten, first, state.inner_state, start)
 
