@@ -1,7 +1,8 @@
 """Learning rates that tune themselves, and runs that survive a loss explosion: SALERA for Optax."""
 
+from salera_optax._adam_aliases import ag_adam, salera_adamw
 from salera_optax._alera import ScaleByAleraState, scale_by_alera
-from salera_optax._aliases import ag_adam, alera, salera, salera_adamw, spalera
+from salera_optax._aliases import alera, salera, spalera
 from salera_optax._averaging import (
     PolynomialAveragingState,
     eval_params,

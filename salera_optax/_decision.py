@@ -19,14 +19,14 @@ class _Decision(NamedTuple):
     """What is decided on a call before anything is done, scalars.
 
     Attributes:
-      settle: bool, whether the last rollback is first to be completed.
+      finish: bool, whether the last rollback is first to be completed.
       finite: bool, whether loss and gradient are.
       rise: bool, whether the detector has raised an alarm.
       action: what is to be done.
       response: what the guard remembers of its own doings.
     """
 
-    settle: Any = False
+    finish: Any = False
     finite: Any = False
     rise: Any = False
     action: Any = Action()
@@ -36,7 +36,7 @@ class _Decision(NamedTuple):
 class Decision(Scalars):
     """The same in two vectors."""
 
-    settle, finite, rise, action, response = named(_Decision())
+    finish, finite, rise, action, response = named(_Decision())
 
 
 def _differs(params: Any, snapshot: Any, axis_name: AxisName) -> jax.Array:
@@ -91,14 +91,14 @@ def deciding(
     ) -> tuple[Decision, Any]:
         # Adding the difference may miss the snapshot by a rounding error. Then this call adds what
         # is missing, and neither takes a step nor looks at the loss.
-        settle = _differs(params, snapshot, axis_name)
+        finish = _differs(params, snapshot, axis_name)
         waits = Decision.of(_Decision(True, True, False, Action(hold=True), response))
         decision, observed = at_once(params, snapshot, response, state, *values)
-        return select(settle, waits, decision), select(settle, state, observed)
+        return select(finish, waits, decision), select(finish, state, observed)
 
-    def decide(settles: bool, went_back: jax.Array, *given: Any) -> tuple[Decision, Any]:
+    def decide(may_finish: bool, went_back: jax.Array, *given: Any) -> tuple[Decision, Any]:
         # Without branches XLA works the decision out anew in every kernel that asks for it.
-        other = behind_a_rollback if settles else at_once
+        other = behind_a_rollback if may_finish else at_once
         decision, observed = jax.lax.cond(went_back, other, at_once, *given)
         return decision, observed
 

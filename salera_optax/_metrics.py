@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from salera_optax._alera import ScaleByAleraState
-from salera_optax._aliases import LearningRateState
+from salera_optax._alias_parts import LearningRateState
 from salera_optax._groups import leaf_labels
 from salera_optax._guard_state import PageHinkleyState
 from salera_optax._history import rows

@@ -245,16 +245,16 @@ def page_hinkley(
         norms, norm = jnp.sqrt(vector), jnp.sqrt(jnp.sum(vector))
         loss, value = _agreed(value, dtype, axis_name)
         went_back = state.action.go_back
-        settles = rollback and emit is ADDED
-        given = (params, state.snapshot) if settles else (None, None)
+        may_finish = rollback and emit is ADDED
+        given = (params, state.snapshot) if may_finish else (None, None)
         decision, observed = decide(
-            settles, went_back, *given, state.response, state.detector, loss, norm
+            may_finish, went_back, *given, state.response, state.detector, loss, norm
         )
-        settle, response = decision.settle, decision.response
+        finish, response = decision.finish, decision.response
         action = decision.action
 
         # What was added may miss the snapshot by a rounding error. What writes starts from it.
-        again = settle if settles else went_back
+        again = finish if may_finish else went_back
         renew = action.renew & ~again
         snapshot = select(renew, params, state.snapshot) if rollback else None
         retreat = (snapshot, action.go_back | again)
@@ -274,14 +274,14 @@ def page_hinkley(
         )
         # Those of _history.CAUSES.
         causes = jnp.stack([action.hold, decision.rise, ~decision.finite, broken])
-        cause = jnp.where(settle, 0, jnp.max(causes * jnp.arange(1, 5)))
+        cause = jnp.where(finish, 0, jnp.max(causes * jnp.arange(1, 5)))
         history = _history.recorded(
             state.history, state.step, cause, action.alarm, loss, norm, norms
         )
         after = GuardFields(
             step=incremented(state.step),
             alarms=state.alarms + action.alarm,
-            holds=state.holds + (action.hold & ~settle),
+            holds=state.holds + (action.hold & ~finish),
             nonfinite=state.nonfinite + (cause >= 3),
             action=action,
             response=response,
@@ -289,7 +289,7 @@ def page_hinkley(
         return result, PageHinkleyState(
             scalars=GuardScalars.of(after),
             detector=observed,
-            history=select(settle, state.history, history),
+            history=select(finish, state.history, history),
             snapshot=snapshot,
             inner_state=inner_state,
         )

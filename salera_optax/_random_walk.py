@@ -32,9 +32,9 @@ def _floating(x: ArrayLike) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _one_minus_power(alpha: jax.Array, n: jax.Array) -> jax.Array:
-    """1 - (1 - alpha)^(2n), without the cancellation (2e-5 at alpha = 0.001 in float32)."""
-    return jnp.where(n > 0, -jnp.expm1(2 * n * jnp.log1p(-alpha)), 0)
+def _one_minus_power(alpha: jax.Array, steps: jax.Array) -> jax.Array:
+    """1 - (1 - alpha)^(2 steps), without the cancellation (2e-5 at alpha = 0.001 in float32)."""
+    return jnp.where(steps > 0, -jnp.expm1(2 * steps * jnp.log1p(-alpha)), 0)
 
 
 def path_mean(alpha: ArrayLike, t: ArrayLike) -> jax.Array:

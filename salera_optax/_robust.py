@@ -34,7 +34,7 @@ NEW_LEVEL = 239.0  # the same behind an alarm, where each high loss counts for t
 SPIKE = 10.0  # times the largest recent gradient norm
 LEARNED = 5.0  # deviations, the most that one high loss moves the averages by
 FALL = 16.0  # the same of a low loss and the level; of one behind another, twice as much each time
-_RISING, _FALLING = 0.03, 0.06  # rates of the level, once it has seen some losses
+_RISING, _FALLING = 0.03, 0.06  # rates of the level, after the first few losses
 _DEVIATION_RATE = 0.01
 _PRIOR = 5  # losses that the first guess of the deviation counts for
 _FIRST = 0.1  # that guess, in units of |first loss|
@@ -63,7 +63,7 @@ class _Robust(NamedTuple):
     """What `robust` remembers, scalars.
 
     Attributes:
-      seen: int32, losses since the start or since the last new level.
+      count: int32, losses since the start or since the last new level.
       band: what is expected of the next loss.
       quiet_band: the same as of the last quiet loss, to which an alarm goes back.
       statistic: evidence of a rise, in deviations.
@@ -74,7 +74,7 @@ class _Robust(NamedTuple):
       faults: doubts in a row before a loss that was none, on average: the data were to blame.
     """
 
-    seen: Any = 0
+    count: Any = 0
     band: Any = Band()
     quiet_band: Any = Band()
     statistic: Any = 0.0
@@ -88,7 +88,7 @@ class _Robust(NamedTuple):
 class RobustState(Scalars):
     """State of `robust`: the fields of `_Robust`."""
 
-    seen, band, quiet_band, statistic, threshold, again, fall, doubts, faults = named(_Robust())
+    count, band, quiet_band, statistic, threshold, again, fall, doubts, faults = named(_Robust())
 
 
 def robust() -> Detector:
@@ -133,7 +133,7 @@ def _init(dtype: jax.typing.DTypeLike) -> RobustState:
 def _observe(
     state: RobustState, loss: jax.Array, gradient_norm: jax.Array
 ) -> tuple[Verdict, RobustState]:
-    first = state.seen == 0
+    first = state.count == 0
     before = select(first, _around(loss, loss, gradient_norm), state.band)
     z = jnp.minimum((loss - before.level) / before.deviation, CLIP)
 
@@ -153,7 +153,7 @@ def _observe(
 
     renewed = _around(loss, loss - state.quiet_band.level, gradient_norm)
     renewed = renewed._replace(deviation=jnp.maximum(renewed.deviation, state.quiet_band.deviation))
-    learned, fall = _learned(before, state.seen, loss, state.fall)
+    learned, fall = _learned(before, state.count, loss, state.fall)
     largest = jnp.maximum(gradient_norm, _NORM_DECAY * before.gradient_norm)
     unheard = spike | (gradient_norm == 0)
     learned = learned._replace(gradient_norm=jnp.where(unheard, before.gradient_norm, largest))
@@ -163,7 +163,7 @@ def _observe(
     learned = select(again, state.band, learned)
     band = select(alarm, select(state.again, renewed, state.quiet_band), learned)
     after = _Robust(
-        seen=jnp.where(new_level, 1, incremented(state.seen)),
+        count=jnp.where(new_level, 1, incremented(state.count)),
         band=band,
         quiet_band=select(quiet | new_level, band, state.quiet_band),
         statistic=jnp.where(alarm | normal, 0, statistic),
@@ -174,15 +174,15 @@ def _observe(
         faults=jnp.where(
             doubt | state.again,
             state.faults,
-            state.faults + _weight(state.seen, loss.dtype) * (state.doubts - state.faults),
+            state.faults + _weight(state.count, loss.dtype) * (state.doubts - state.faults),
         ),
     )
     return Verdict(quiet, doubt, alarm), RobustState.of(after)
 
 
-def _weight(seen: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+def _weight(count: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """What a new loss counts for in an average that begins with a first guess."""
-    return jnp.maximum(_DEVIATION_RATE, 1 / (seen.astype(dtype) + _PRIOR))
+    return jnp.maximum(_DEVIATION_RATE, 1 / (count.astype(dtype) + _PRIOR))
 
 
 def _weight_of_a_doubt(faults: jax.Array) -> jax.Array:
@@ -192,20 +192,20 @@ def _weight_of_a_doubt(faults: jax.Array) -> jax.Array:
 
 
 def _learned(
-    band: Band, seen: jax.Array, loss: jax.Array, fall: jax.Array
+    band: Band, count: jax.Array, loss: jax.Array, fall: jax.Array
 ) -> tuple[Band, jax.Array]:
     """Level and deviation with one more loss, and its fall; `fall` is that of the last one."""
-    n, limits = seen.astype(loss.dtype), np.finfo(loss.dtype)
+    losses, limits = count.astype(loss.dtype), np.finfo(loss.dtype)
     # Behind one loss that is far too low, as of an empty minibatch, normal ones would look high.
     most = jnp.minimum(jnp.maximum(FALL * band.deviation, 2 * fall), limits.max / 4)
     error = jnp.clip(loss - band.level, -most, LEARNED * band.deviation)
     falls = error < 0
     # An average of all losses at first, whose rises count less as they do later.
     rate = jnp.where(falls, _FALLING, _RISING)
-    level = band.level + jnp.maximum(rate, rate / _FALLING / (n + 1)) * error
+    level = band.level + jnp.maximum(rate, rate / _FALLING / (losses + 1)) * error
     # Of the squares, and as a ratio, whose square cannot overflow.
     square = jnp.square(_WIDTH * jnp.clip(error / band.deviation, -1 / _WIDTH, LEARNED))
-    deviation = band.deviation * jnp.sqrt(1 + _weight(seen, loss.dtype) * (square - 1))
+    deviation = band.deviation * jnp.sqrt(1 + _weight(count, loss.dtype) * (square - 1))
     # Not where the level is near zero, which so is no measure of the noise.
     lower = (level < band.lowest) & (level > deviation)
     deviation *= jnp.sqrt(jnp.where(lower, level / jnp.where(lower, band.lowest, 1), 1))

@@ -1,0 +1,230 @@
+"""The ready-made optimizers on Adam's direction."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from salera_optax._alera import scale_by_alera
+from salera_optax._alias_parts import scaled_by_rate, with_decay, with_guard
+from salera_optax._arrays import copied, real_size, squared_norms, statistics_dtype
+from salera_optax._averaging import polynomial_averaging
+from salera_optax._detectors import Detector
+from salera_optax._devices import AxisName, varying
+from salera_optax._groups import Groups
+from salera_optax._laws import Law, ratio
+from salera_optax._validation import check_number
+
+# The first steps of Adam have the length of the rate in every weight, whatever the gradient. If
+# that is much beside the weights, units are lost before a loss could tell.
+_START = 0.003  # of the root mean square of all parameters
+_REST = -0.1  # of the rates of `salera_adamw`
+
+
+def _starting_low(
+    adam: optax.GradientTransformationExtraArgs, axis_name: AxisName
+) -> optax.GradientTransformationExtraArgs:
+    """`ag_adam` whose first rate is at most `_START` in units of the parameters."""
+
+    def init_fn(params: Any) -> Any:
+        state: Any = adam.init(params)
+        leaves = jax.tree.leaves(params)
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves) or not leaves:
+            return state
+        # Inside `shard_map` a leaf may be a part of a whole, outside of it none is.
+        inside = axis_name if any(map(varying, leaves)) else None
+        dtype = statistics_dtype(params)
+        square = sum(jnp.asarray(s, dtype) for s in squared_norms(params, inside, params))
+        size = float(max(sum(real_size(leaf, inside) for leaf in leaves), 1))
+        rate = state[1].learning_rate
+        share = _START * jnp.sqrt(square / size) / jnp.where(rate > 0, rate, 1)
+        first = jnp.where((share > 0) & (share < 1) & (rate > 0), jnp.log(share), 0)
+        log_rate = copied(dict.fromkeys(state[0].log_rate, first))
+        return (state[0]._replace(log_rate=log_rate), *state[1:])
+
+    return optax.GradientTransformationExtraArgs(init_fn, adam.update)
+
+
+def ag_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any = None,
+    nesterov: bool = False,
+    alpha: ArrayLike = 0.01,
+    law: Law | None = None,
+    groups: Groups = None,
+    axis_name: AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Ag-Adam: ALERA's self-tuned rate on the direction of Adam.
+
+    `salera_adamw` is the same with weight decay and a guard, and the better choice wherever the
+    loss can be had in the training loop.
+
+    Args:
+      learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
+        self-tuned rate multiplies.
+      b1: decay of Adam's first moment, in [0, 1].
+      b2: decay of Adam's second moment, in [0, 1].
+      eps: Adam's epsilon, added to the root of the second moment (that of ALERA is 1e-6).
+      eps_root: added under that root.
+      mu_dtype: dtype of the first moment, None for that of the parameters.
+      weight_decay: decoupled weight decay; see `salera_adamw`.
+      mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
+      nesterov: whether Adam takes Nesterov's momentum.
+      alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.001, with its law.
+      law: how a rate follows its path; None is `ratio()`, `score(...)` is the paper's, and
+        `scale_by_alera` tells how to write one.
+      groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
+        strings that is a prefix of the parameters; or a function to one, such as `by_module`.
+      axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices, over
+        which norms are taken; see `alera`. `jit` needs no name.
+
+    Returns:
+      An optimizer. Its state holds three copies of the parameters, the path and Adam's moments.
+
+    Raises:
+      ValueError, TypeError: as `alera`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, salera_optax
+      >>> tx = salera_optax.ag_adam(0.1)
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for _ in range(5):
+      ...     grads = jax.grad(lambda x: jnp.sum(x**2))(x)
+      ...     updates, state = tx.update(grads, state, x)
+      ...     x = optax.apply_updates(x, updates)
+      >>> [round(float(xi), 1) for xi in x]
+      [0.5, -1.5]
+
+    Source: arXiv 1709.01427, Section 3.3. Deviations: the law; Optax's Adam adds eps after the bias
+    correction, the authors' before it.
+    """
+    for name, decay in (("b1", b1), ("b2", b2)):  # 1 is what bfloat16 makes of 0.999
+        check_number(name, decay, lambda b: 0 <= b <= 1, "in [0, 1]")
+    adam = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    base = optax.chain(adam, with_decay(weight_decay, mask, everywhere=True))
+    rates = scale_by_alera(alpha, law, groups=groups, base=base, axis_name=axis_name)
+    return optax.chain(rates, scaled_by_rate(learning_rate))
+
+
+def salera_adamw(
+    learning_rate: optax.ScalarOrSchedule = 1e-4,
+    *,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.95,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
+    mask: Any = None,
+    nesterov: bool = True,
+    alpha: ArrayLike = 0.01,
+    law: Law | None = None,
+    groups: Groups = None,
+    factor: ArrayLike = 0.5,
+    rollback: bool = True,
+    reset_path: bool = True,
+    detector: Detector | None = None,
+    average: bool = False,
+    axis_name: AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW that finds its learning rate, and survives a loss explosion.
+
+    The one to start with: in place of `optax.adamw(learning_rate)`, without a search for the rate
+    and without a warm-up, for it starts low and climbs. Pass the minibatch loss:
+    `tx.update(grads, state, params, value=loss)`, or `salera_optax.step`.
+
+    The direction is Adam's, with decoupled weight decay; its rate, one for each leaf, is that of
+    `alera`, and `page_hinkley` stands guard. What `optax.adamw` takes has the same name, meaning
+    and default here, but for `nesterov`, which is on, and `b2`, whose shorter memory suits a rate
+    that changes. Where a step was to blame for an alarm, Adam's moments and the paths start over,
+    and the rates stay.
+
+    Args:
+      learning_rate: initial rate, finite and at least 0, or an Optax schedule that the self-tuned
+        rate multiplies. Leave it: from 1e-4 on the runs end much alike. For where it is more than
+        0.003 of the root mean square of all parameters, unless they are zero, that is the initial
+        rate, in place of a warm-up. Of a schedule the first value counts.
+      b1: decay of Adam's first moment, in [0, 1].
+      b2: decay of Adam's second moment, in [0, 1].
+      eps: added to the root of the second moment.
+      eps_root: added under that root.
+      mu_dtype: dtype of the first moment, None for that of the parameters.
+      weight_decay: decoupled weight decay, finite and at least 0, or an Optax schedule; multiplied
+        by the learning rate and by the self-tuned rate of the leaf.
+      mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
+      nesterov: whether Adam takes Nesterov's momentum.
+      alpha: memory rate of the path, in (0, 1]; it averages over about 1/alpha gradients.
+      law: how a rate follows its path; None is `ratio(rest=-0.1)`: the rates rest where gradients
+        begin to contradict one another. `score(...)` is the paper's, and `scale_by_alera` tells how
+        to write one.
+      groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
+        strings that is a prefix of the parameters; or a function to one, such as `by_module`.
+      factor: as in `salera`.
+      rollback: as in `salera`.
+      reset_path: whether path, step, moments and average are forgotten where a step was to blame
+        for an alarm; the rates stay.
+      detector: as in `salera`.
+      average: whether the parameters are averaged along the run, for `eval_params`, which are often
+        the better ones to evaluate; see `polynomial_averaging`.
+      axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices, so that
+        all decide alike; see `page_hinkley`. `jit` needs no name.
+
+    Returns:
+      An optimizer whose `update` needs `value`, the minibatch loss, and the parameters. Its state
+      holds four copies of the parameters: Adam's moments, the path and the snapshot; with
+      `average` five.
+
+    Raises:
+      ValueError, TypeError: as `alera` and `page_hinkley`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, salera_optax
+      >>> tx = salera_optax.salera_adamw()
+      >>> @jax.jit
+      ... def train_step(x, state):
+      ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
+      ...     return salera_optax.step(tx, grads, state, x, value=loss)
+      >>> x = jnp.array([1.0, -2.0])
+      >>> state = tx.init(x)
+      >>> for _ in range(500):
+      ...     x, state = train_step(x, state)
+      >>> bool(jnp.abs(x).max() < 0.1)
+      True
+
+    Source: arXiv 1709.01427, Section 3, for the rates and the guard; Loshchilov and Hutter, arXiv
+    1711.05101, for the direction. Deviation: the law.
+    """
+    adam = ag_adam(
+        learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+        mu_dtype=mu_dtype,
+        weight_decay=weight_decay,
+        mask=mask,
+        nesterov=nesterov,
+        alpha=alpha,
+        law=ratio(rest=_REST) if law is None else law,
+        groups=groups,
+        axis_name=axis_name,
+    )
+    unguarded = _starting_low(adam, axis_name)
+    return with_guard(
+        optax.chain(unguarded, polynomial_averaging()) if average else unguarded,
+        reset_path,
+        factor=factor,
+        rollback=rollback,
+        detector=detector,
+        axis_name=axis_name,
+    )
