@@ -18,15 +18,17 @@ from salera_optax._laws import Law, ratio
 from salera_optax._validation import check_number
 
 # The first steps of Adam have the length of the rate in every weight, whatever the gradient. If
-# that is much beside the weights, units are lost before a loss could tell.
-_START = 0.003  # of the root mean square of all parameters
+# that is much beside the weights, units are lost before a loss could tell. If it is little, a short
+# run is over before the rates have climbed.
+_MOST = 0.003  # of the root mean square of all parameters, to start from
+_LEAST = 0.0003  # the same, but not of a schedule, which may be a warm-up
 _REST = -0.1  # of the rates of `salera_adamw`
 
 
-def _starting_low(
-    adam: optax.GradientTransformationExtraArgs, axis_name: AxisName
+def _starting_within(
+    adam: optax.GradientTransformationExtraArgs, least: float, axis_name: AxisName
 ) -> optax.GradientTransformationExtraArgs:
-    """`ag_adam` whose first rate is at most `_START` in units of the parameters."""
+    """`ag_adam` whose first rate is from `least` to `_MOST` in units of the parameters."""
 
     def init_fn(params: Any) -> Any:
         state: Any = adam.init(params)
@@ -37,10 +39,11 @@ def _starting_low(
         inside = axis_name if any(map(varying, leaves)) else None
         dtype = statistics_dtype(params)
         square = sum(jnp.asarray(s, dtype) for s in squared_norms(params, inside, params))
-        size = float(max(sum(real_size(leaf, inside) for leaf in leaves), 1))
-        rate = state[1].learning_rate
-        share = _START * jnp.sqrt(square / size) / jnp.where(rate > 0, rate, 1)
-        first = jnp.where((share > 0) & (share < 1) & (rate > 0), jnp.log(share), 0)
+        count = float(max(sum(real_size(leaf, inside) for leaf in leaves), 1))
+        size, rate = jnp.sqrt(square / count), state[1].learning_rate
+        known = (rate > 0) & (size > 0)
+        start = jnp.clip(rate, least * size, _MOST * size)
+        first = jnp.log(jnp.where(known, start, 1) / jnp.where(known, rate, 1))
         log_rate = copied(dict.fromkeys(state[0].log_rate, first))
         return (state[0]._replace(log_rate=log_rate), *state[1:])
 
@@ -151,9 +154,10 @@ def salera_adamw(
 
     Args:
       learning_rate: initial rate, finite and at least 0, or an Optax schedule that the self-tuned
-        rate multiplies. Leave it: from 1e-4 on the runs end much alike. For where it is more than
-        0.003 of the root mean square of all parameters, unless they are zero, that is the initial
-        rate, in place of a warm-up. Of a schedule the first value counts.
+        rate multiplies. Leave it: the runs end much alike. For it counts only from 0.0003 to 0.003
+        of the root mean square of all parameters, unless they are zero or it is; outside of that
+        the nearer of these two is the initial rate. Of a schedule the first value counts, which may
+        be less. A rate of 0 stays 0.
       b1: decay of Adam's first moment, in [0, 1].
       b2: decay of Adam's second moment, in [0, 1].
       eps: added to the root of the second moment.
@@ -219,7 +223,8 @@ def salera_adamw(
         groups=groups,
         axis_name=axis_name,
     )
-    unguarded = _starting_low(adam, axis_name)
+    least = 0 if callable(learning_rate) else _LEAST
+    unguarded = _starting_within(adam, least, axis_name)
     return with_guard(
         optax.chain(unguarded, polynomial_averaging()) if average else unguarded,
         reset_path,

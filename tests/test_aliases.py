@@ -1,4 +1,4 @@
-"""Where salera_adamw starts: at the given rate, or at a small share of the parameters' size."""
+"""Where salera_adamw starts: at a small share of the parameters' size, near the given rate."""
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,17 @@ def test_a_larger_one_starts_from_a_share_of_the_size_of_all_parameters(rate):
             assert multiplier * given == pytest.approx(0.003 * size, rel=1e-5)
 
 
+@pytest.mark.parametrize("rate", [1e-5, 1e-30])
+def test_a_smaller_one_starts_from_a_tenth_of_that(rate):
+    for multiplier in multipliers(salera_optax.salera_adamw(rate)).values():
+        assert multiplier * rate == pytest.approx(0.0003 * 0.1 * np.sqrt(12 / 16), rel=1e-4)
+
+
+def test_a_schedule_may_start_from_less():
+    warm_up = optax.warmup_constant_schedule(1e-9, 1e-3, 100)
+    assert multipliers(salera_optax.salera_adamw(warm_up)) == {"bias": 1, "kernel": 1}
+
+
 @pytest.mark.parametrize("rate", [0.0, lambda step: 0.1 * step])
 def test_a_rate_of_zero_and_parameters_of_zero_have_no_limit(rate):
     assert multipliers(salera_optax.salera_adamw(rate)) == {"bias": 1, "kernel": 1}
@@ -38,7 +49,8 @@ def test_a_rate_of_zero_and_parameters_of_zero_have_no_limit(rate):
     assert multipliers(salera_optax.salera_adamw(1.0), zero) == {"bias": 1, "kernel": 1}
 
 
-def test_from_one_upwards_it_is_the_same_run():
+@pytest.mark.parametrize("rates", [(1.0, 1e4), (1e-6, 1e-9)])
+def test_far_off_the_size_of_the_parameters_it_is_the_same_run(rates):
     def loss_fn(params, x):
         return jnp.mean((jnp.tanh(x @ params["kernel"] + params["bias"]) - 0.3) ** 2)
 
@@ -55,8 +67,8 @@ def test_from_one_upwards_it_is_the_same_run():
         (params, _), _ = jax.lax.scan(one_step, (PARAMS, tx.init(PARAMS)), keys)
         return params
 
-    one, large = trained(1.0), trained(1e4)
-    np.testing.assert_allclose(large["kernel"], one["kernel"], rtol=1e-3)
+    one, other = map(trained, rates)
+    np.testing.assert_allclose(other["kernel"], one["kernel"], rtol=1e-3)
 
 
 def test_a_schedule_may_need_an_array_and_the_parameters_may_be_many():
