@@ -168,10 +168,10 @@ for axis in (left, right):
 plt.show()
 
 # %% [markdown]
-# AdamW has its window, and outside of it a run is slow or lost. From far below, our rate climbs
-# by decades, for successive gradients point the same way there. And it cannot start too high: the
-# first steps of Adam have the length of the rate in every weight, so no run starts from more than a
-# small share of the size of the weights. (One image of the test set is 0.34 %: among the good runs
+# AdamW has its window, and outside of it a run is slow or lost. Ours has none: whatever rate it is
+# given, it starts from a small share of the size of the weights, for the first steps of Adam have
+# the length of the rate in every weight. From there the rate climbs, for successive gradients point
+# the same way, until they no longer do. (One image of the test set is 0.34 %: among the good runs
 # the differences are chance.)
 #
 # ## The rates, layer by layer
