@@ -85,6 +85,14 @@ def _beside_the_paper(runs: pd.DataFrame) -> Iterator[str]:
         )
         yield paper.side_by_side(cells[cells["table"] == table])
         yield "CIFAR-10 here is a recompressed copy."
+    beyond = paper.beyond(runs)
+    if beyond:
+        yield "### Beyond the paper"
+        yield (
+            "SALERA with the rollback that the authors' code lacks, the best of all settings that "
+            "have been run, and `salera_adamw` with no argument, beside Table 1."
+        )
+        yield beyond
 
 
 def _overview(runs: pd.DataFrame) -> list[str]:
