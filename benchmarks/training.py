@@ -38,9 +38,10 @@ class Carry(NamedTuple):
 
 
 class StepRecord(NamedTuple):
-    """What the log keeps of a step: the loss, and `salera_optax.metrics` of the optimizer state."""
+    """A step: its minibatch's loss and share of wrong outputs, `metrics` of the optimizer state."""
 
     loss: jax.Array
+    error: jax.Array
     metrics: dict[str, jax.Array]
 
 
@@ -131,11 +132,13 @@ def train_chunk(
                 train=True,
                 mutable=["batch_stats"],
             )
-            return _losses(outputs, batch.labels).mean(), changed.get("batch_stats", {})
+            error = _wrong(outputs, batch.labels).mean()
+            return _losses(outputs, batch.labels).mean(), (error, changed.get("batch_stats", {}))
 
-        (loss, batch_stats), grads = jax.value_and_grad(minibatch_loss, has_aux=True)(state.params)
+        loss_and_grads = jax.value_and_grad(minibatch_loss, has_aux=True)
+        (loss, (error, batch_stats)), grads = loss_and_grads(state.params)
         state = state.apply_gradients(grads=grads, value=loss, batch_stats=batch_stats)
-        return _carried(state), StepRecord(loss, salera_optax.metrics(state.opt_state))
+        return _carried(state), StepRecord(loss, error, salera_optax.metrics(state.opt_state))
 
     return jax.lax.scan(one_step, carry, order)
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from benchmarks import data
 from benchmarks.__main__ import main
 from benchmarks.grid import measure
-from benchmarks.grid.frame import as_frame
+from benchmarks.grid.frame import as_frame, of_figure_2
 from benchmarks.grid.measure import run_grid
 from benchmarks.grid.paper import published_failures
 from benchmarks.grid.report import write_report
@@ -49,7 +49,20 @@ def test_a_run_of_the_grid_is_that_of_the_training_command(tmp_path: Path, name:
         expected = [line["test_error"] for line in epochs]
         # One image of 297 may fall on the other side by rounding.
         np.testing.assert_allclose(result["test_error"], expected, atol=1.01 / 297)
+        expected = [line["test_loss"] for line in epochs]
+        np.testing.assert_allclose(result["test_loss"], expected, rtol=0.01)
         assert result["train_loss"][1] < result["train_loss"][0]
+
+
+@pytest.mark.slow
+def test_the_minibatch_error_is_that_of_the_training_set_while_nothing_is_learned(tmp_path: Path):
+    one, dataset = a_run(learning_rate=1e-12), data.load("digits")
+    run_grid([one], dataset, Results(tmp_path / "grid"))
+    Trainer(one, dataset).run(tmp_path / "one")
+    first, *_ = read_log(tmp_path / "one").epochs
+    errors = outcomes(tmp_path / "grid")[one]["train_error"]
+    np.testing.assert_allclose(errors, first["train_error"], rtol=1e-5)
+    assert 0.5 < first["train_error"] < 1
 
 
 @pytest.mark.slow
@@ -142,8 +155,10 @@ def test_the_command_runs_a_slice_and_reports_on_it(tmp_path: Path):
     assert (tmp_path / "robustness-digits-m0-0.01-2.png").stat().st_size > 10_000
 
 
-def add_result(results: Results, one: Run, errors: list[float], alarms: int = 1) -> None:
-    how = {"devices": 1, "device": "cpu", "precision": "float32"}
+def add_result(
+    results: Results, one: Run, errors: list[float], alarms: int = 1, **others: object
+) -> None:
+    how = {"devices": 1, "device": "cpu", "precision": "float32"} | others
     each = {"train_loss": [1.0] * one.epochs, "alarms": [alarms] * one.epochs}
     results.add(one, {"test_error": errors, **each, **how})
 
@@ -186,6 +201,30 @@ def test_a_long_run_is_measured_after_5_epochs_too_unless_its_rate_follows_a_sch
     assert rows_of(tmp_path, "adam")[0][1:] == ["26.00", "11.00"]
     assert rows_of(tmp_path, "cosine-adam")[0][1:] == ["", "11.00"]
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_figure_2_draws_the_best_run_of_the_three_that_kept_its_losses(tmp_path: Path):
+    results = Results(tmp_path / "runs")
+    kept = {"test_loss": [1.0] * 20, "train_error": [0.25] * 20}
+    for name, rate, error, others in (
+        ("salera", 0.1, 0.5, kept),
+        ("salera", 1.0, 0.4, kept),
+        ("salera", 0.01, 0.3, {}),
+        ("alera", 0.1, 0.45, kept),
+        ("adam", 0.1, 0.2, kept),
+    ):
+        run = Run("cifar10", "m4", 0.001, 20, name, (("learning_rate", rate),), 0)
+        add_result(results, run, [0.9] * 19 + [error], **others)
+    frame = as_frame(results)
+    drawn = of_figure_2(frame).set_index("optimizer")
+    assert drawn["error"].to_dict() == pytest.approx({"alera": 45, "salera": 40})
+    assert drawn["train_errors"]["salera"] == [25.0] * 20
+    write_report(frame, tmp_path)
+    assert (
+        "initial rate 1, minibatch 0.1 %, is wrong on 40.00 %"
+        in (tmp_path / "README.md").read_text()
+    )
+    assert (tmp_path / "figure2.png").stat().st_size > 10_000
 
 
 def test_a_setting_must_be_robust_over_the_problems_together(tmp_path: Path):

@@ -27,7 +27,8 @@ def as_frame(results: Results) -> pd.DataFrame:
       The fields of `Run`, with the epochs after which it was measured, and with `learning_rate`,
       `setting` (the other hyperparameters, as text), `divisor` (of an alarm, NaN for the default)
       and `gain` (NaN but where it alone was chosen) for the hyperparameters; `problem`, as text;
-      `error`, in %, and `errors`, those after each epoch; `failed`, as the paper defines it;
+      `error`, in %, and `errors`, those after each epoch; `test_losses`, and `train_errors` in %,
+      of each epoch, or None where they were not kept; `failed`, as the paper defines it;
       `alarms` in all; `seconds` that the whole run took; `device` and `precision`.
     """
     rows = {}
@@ -50,6 +51,7 @@ def _row(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     rate, divisor = chosen.pop("learning_rate"), 1 / chosen.get("factor", np.nan)
     errors = [100 * error for error in result["test_error"][: run.epochs]]
     lost = result["train_loss"][run.epochs - 1] is None
+    kept = "test_loss" in result
     return run._asdict() | {
         "problem": _problem(run.dataset, run.model, run.minibatch_ratio, run.epochs),
         "learning_rate": rate,
@@ -58,6 +60,8 @@ def _row(run: Run, result: dict[str, Any]) -> dict[str, Any]:
         "gain": chosen["gain"] if set(chosen) == {"gain"} else np.nan,
         "errors": errors,
         "error": errors[-1],
+        "test_losses": result["test_loss"][: run.epochs] if kept else None,
+        "train_errors": [100 * x for x in result["train_error"][: run.epochs]] if kept else None,
         "failed": lost or errors[-1] > 100 * FAILED,
         "alarms": sum(result["alarms"][: run.epochs]),
         "seconds": result.get("seconds"),
@@ -95,3 +99,14 @@ def curves(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
         for problem, rows in best.groupby("problem")
         if len(rows) > 1
     }
+
+
+def of_figure_2(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of each optimizer the best run on the problem of the paper's Figure 2, of those drawn there.
+
+    Only runs whose test loss was kept.
+    """
+    problem = (runs["dataset"] == "cifar10") & (runs["model"] == "m4")
+    kept = runs["test_losses"].notna() & (runs["epochs"] == HORIZONS[-1])
+    there = runs[problem & kept & runs["optimizer"].isin(("ag_adam", "alera", "salera"))]
+    return there.loc[there.groupby("optimizer")["error"].idxmin()]

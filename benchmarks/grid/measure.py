@@ -32,11 +32,15 @@ class Epoch(NamedTuple):
 
     Attributes:
       test_error: share of the test set that is wrong after it.
+      test_loss: mean loss of the test set after it.
+      train_error: share of its minibatches' examples that were wrong.
       train_loss: mean loss of its minibatches.
       alarms: of the guard in it.
     """
 
     test_error: jax.Array
+    test_loss: jax.Array
+    train_error: jax.Array
     train_loss: jax.Array
     alarms: jax.Array
 
@@ -179,7 +183,7 @@ def _functions(run: Run, size: int) -> tuple[Callable[..., Any], Callable[..., A
         carry, records = training.train_chunk(model, optimizer(numbers), carry, examples, order)
         measured = training.evaluate(model, training.variables(carry, averaged), test)
         alarms = jnp.asarray(records.metrics.get("alarm", jnp.zeros((), bool))).sum()
-        return carry, Epoch(measured.error, records.loss.mean(), alarms)
+        return carry, Epoch(*measured, records.error.mean(), records.loss.mean(), alarms)
 
     return (
         jax.vmap(start, in_axes=(None, 0, None)),

@@ -126,6 +126,34 @@ def save_curves(curves: dict[str, dict[str, Sequence[float]]], path: Path) -> No
         figure.savefig(path)
 
 
+def save_figure_2(runs: pd.DataFrame, path: Path) -> None:
+    """Draws test error, test loss and minibatch error by epoch (Figure 2 of the paper).
+
+    Args:
+      runs: one of each optimizer, those of `of_figure_2`.
+      path: of the PNG.
+    """
+    colours = colours_of(runs["optimizer"])
+    panels = {
+        "errors": "test error (%)",
+        "test_losses": "test loss",
+        "train_errors": "minibatch error (%)",
+    }
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
+        axes: Sequence[Axes] = figure.subplots(1, len(panels))
+        for axis, (column, label) in zip(axes, panels.items(), strict=True):
+            for name, values in zip(runs["optimizer"], runs[column], strict=True):
+                axis.plot(
+                    range(1, len(values) + 1), values, color=colours[name], lw=1.6, label=name
+                )
+            axis.set_title(label, fontsize=10, loc="left")
+            axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes[0].legend()
+        figure.savefig(path)
+
+
 def save_dividing_cost(measured: pd.DataFrame, path: Path) -> None:
     """Draws J(zeta) for several costs of an alarm with its minima, and beside it what was measured.
 

@@ -9,11 +9,12 @@ import pandas as pd
 
 from benchmarks.choices import out_option
 from benchmarks.grid import paper, tables
-from benchmarks.grid.frame import PROBLEM, as_frame, compared, curves, of_the_paper
+from benchmarks.grid.frame import PROBLEM, as_frame, compared, curves, of_figure_2, of_the_paper
 from benchmarks.grid.picture import (
     save_catastrophe,
     save_curves,
     save_dividing_cost,
+    save_figure_2,
     save_robustness,
 )
 from benchmarks.grid.results import Results
@@ -187,6 +188,7 @@ def _pictures(
         yield "Each optimizer at the setting and initial rate that are best on the problem."
         yield "![Test error by epoch](curves.png)"
         yield tables.notes(runs[runs["problem"].isin(lines)])
+    yield from _figure_2(of_figure_2(runs), folder)
     save_dividing_cost(measured, folder / "divisor.png")
     yield "## The dividing factor"
     yield (
@@ -202,6 +204,26 @@ def _pictures(
     yield "![Cost of the dividing factor](divisor.png)"
     if len(measured):
         yield tables.by_divisor(measured)
+
+
+def _figure_2(runs: pd.DataFrame, folder: Path) -> Iterator[str]:
+    """How the three of the paper's figure learn, if they have been run."""
+    if runs.empty:
+        return
+    save_figure_2(runs, folder / "figure2.png")
+    yield "## Error and loss"
+    yield (
+        "Figure 2 of the paper: CIFAR-10, model M4, each optimizer at the best of the settings "
+        "that have been run: "
+        + "; ".join(
+            f"{run['optimizer']} {run['setting']}, initial rate {run['learning_rate']:g}, "
+            f"minibatch {100 * run['minibatch_ratio']:g} %, is wrong on {run['error']:.2f} % "
+            "in the end"
+            for run in runs.to_dict("records")
+        )
+        + ". The minibatch error is the mean over an epoch."
+    )
+    yield "![Test error, test loss and minibatch error by epoch](figure2.png)"
 
 
 @click.command()
