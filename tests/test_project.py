@@ -15,6 +15,13 @@ def test_the_version_is_the_same_everywhere():
     assert cited == salera_optax.__version__ == PROJECT["version"]
 
 
+def test_committed_results_name_no_place_on_a_machine():
+    pages = sorted((ROOT / "benchmarks" / "results").rglob("*.md"))
+    assert pages
+    for page in pages:
+        assert not re.search(r"(?<![\w.)])/\w+/\w+", page.read_text()), page
+
+
 def test_public_addresses_are_those_of_pyproject():
     """Without a repository there, none is named, and nothing is installed from an index."""
     address = PROJECT["urls"].get("Repository")

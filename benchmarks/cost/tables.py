@@ -66,9 +66,10 @@ def _headline(result: dict[str, Any]) -> str:
 
 def write_tables(result: dict[str, Any], path: Path) -> None:
     """Writes what `cost` has measured, beside its picture."""
+    leaves = max(row["size"] for row in result["leaves"])
     text = (
         f"# What a training step costs ({result['device']})\n\n{_headline(result)}\n\n"
-        f"Made by `python -m benchmarks cost --out {path.parent}`: a multilayer perceptron with "
+        f"Made by `python -m benchmarks cost --leaves {leaves}`: a multilayer perceptron with "
         f"{result['parameters']:,} parameters, minibatches of 16, gradients inside the `jit`, "
         f"parameters and state donated; jax {result['jax']}. The device moves "
         f"{result['bandwidth'] / 1e9:.1f} GB/s.\n\n"

@@ -22,8 +22,8 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
     parts = [
         "# Detectors of a catastrophe, alone",
         _headline(alarms, late),
-        f"Made by `python -m benchmarks detector --out {path.parent}`: losses that are made up, "
-        "with the noise of minibatches around them. Deviations are those of the noise.",
+        "Made by `python -m benchmarks detector`: losses that are made up, with the noise of "
+        "minibatches around them. Deviations are those of the noise.",
         "![Steps between false alarms by noise, and delay by size of a jump](detector.png)",
         "## False alarms in a million healthy steps",
         "By noise, over all curves (no alarm in so many steps is 0):",

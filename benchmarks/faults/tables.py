@@ -49,7 +49,7 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
     parts = [
         "# Faults injected into training runs",
         _found(runs, results["twins"]),
-        _made(results, path.parent),
+        _made(results),
         "![Runs that survive, faults by guards](faults.png)",
         "A run **survives** if its test error at the end is less than "
         f"{MARGIN} points above that of the same run without the fault: the same guard, seed and "
@@ -82,11 +82,11 @@ def write_tables(results: dict[str, Any], path: Path) -> None:
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _made(results: dict[str, Any], folder: Path) -> str:
+def _made(results: dict[str, Any]) -> str:
     """How the runs were made."""
     *first, last = starts(results["steps"])
     return (
-        f"Made by `python -m benchmarks faults --out {folder}`: {results['dataset']}, a network "
+        f"Made by `python -m benchmarks faults`: {results['dataset']}, a network "
         f"with two hidden layers ({HIDDEN[0]} and {HIDDEN[1]}), minibatches of {BATCH} on two "
         f"data-parallel replicas, {results['steps']} steps. Adam at "
         f"{GUARDS['page_hinkley(adam)'].learning_rate:g} under all guards but the last two, which "

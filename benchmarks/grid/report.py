@@ -35,7 +35,7 @@ def write_report(runs: pd.DataFrame, folder: Path, catastrophe: Sequence[Log] = 
     parts = [
         "# Results",
         paper.summary(_cells(runs)),
-        f"Made by `python -m benchmarks report --out {folder}` from the runs in "
+        "Made by `python -m benchmarks report` from the runs in "
         "`benchmarks/results/runs`; `python -m benchmarks grid --out benchmarks/results/runs` "
         "extends them, see its `--help`. Errors are those on the whole test set, in %, as the mean "
         "over the seeds; a run has failed when it is wrong on more than 80 % or its loss is not "
