@@ -22,65 +22,14 @@ except ImportError as error:
         "salera_optax.flax needs Flax 0.12 or newer: pip install 'salera_optax[flax]'."
     ) from error
 
-from salera_optax._arrays import copied, like, select
-from salera_optax._guard_state import PageHinkleyState
+from salera_optax._arrays import copied
+from salera_optax._collections import Call, check_loss, pairs
 from salera_optax._step import guards, restored, stepped
 from salera_optax._validation import check_same_tree
 
 __all__ = ["Optimizer", "TrainState"]
 
 _Model = TypeVar("_Model")
-
-
-class _Call:
-    """What one call did to the guards of an optimizer, bool scalars.
-
-    Attributes:
-      hold: whether it took no step: what the minibatch has made is not taken.
-      go_back: whether it put a snapshot back.
-      renew: whether it renewed one.
-    """
-
-    def __init__(self, before: list[PageHinkleyState], after: list[PageHinkleyState]) -> None:
-        # Where Optax accumulates, a guard may not have been called: its action is an old one.
-        called = [
-            jax.tree.map(lambda done, new=new, old=old: done & (new.step != old.step), new.action)
-            for old, new in zip(before, after, strict=True)
-        ]
-        self.hold = _any([action.hold for action in called])
-        self.go_back = _any([action.go_back for action in called])
-        self.renew = _any([action.renew for action in called])
-
-    def after(self, saved: Any, old: Any, new: Any) -> Any:
-        """The collection: `saved` or `old` where no step was taken, else `new` if it is finite.
-
-        A minibatch may be skipped without a guard (`optax.apply_if_finite`), but not forgotten.
-        """
-        broken = _any([~_finite(n) & _finite(o) for n, o in _pairs(new, old)])
-        back = _select(self.go_back, saved, old)
-        return _select(self.hold, back, _select(broken, old, new))
-
-    def renewed(self, saved: Any, old: Any) -> Any:
-        """The saved collection: `old` where the parameters beside it were saved."""
-        return _select(self.renew, old, saved)
-
-
-def _any(flags: list[jax.Array]) -> jax.Array:
-    return jnp.any(jnp.stack(flags)) if flags else jnp.zeros((), bool)
-
-
-def _pairs(a: Any, b: Any) -> list[tuple[Any, Any]]:
-    return list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-
-
-def _finite(x: ArrayLike) -> jax.Array:
-    known = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-    return jnp.all(jnp.isfinite(x)) if known else jnp.ones((), bool)
-
-
-def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
-    """`select` in the dtypes of `no`."""
-    return jax.tree.map(like, select(condition, yes, no), no)
 
 
 class TrainState(train_state.TrainState, kw_only=True):
@@ -189,7 +138,7 @@ class TrainState(train_state.TrainState, kw_only=True):
         """
         before = guards(self.opt_state)
         if before:
-            _check_loss(value, "apply_gradients(grads=grads, value=loss)")
+            check_loss(value, "apply_gradients(grads=grads, value=loss)")
         # Flax keeps the scales of fp8 beside the parameters, to be overwritten by their gradients.
         overwritten = isinstance(grads, Mapping) and OVERWRITE_WITH_GRADIENT in grads
         params, opt_state = stepped(
@@ -199,7 +148,7 @@ class TrainState(train_state.TrainState, kw_only=True):
             self.params["params"] if overwritten else self.params,
             **({} if value is None else {"value": value}),
         )
-        call = _Call(before, guards(opt_state)) if before else None
+        call = Call(before, guards(opt_state)) if before else None
         if overwritten:
             old, new = (tree[OVERWRITE_WITH_GRADIENT] for tree in (self.params, grads))
             kept = new if call is None else call.after(old, old, new)
@@ -207,7 +156,7 @@ class TrainState(train_state.TrainState, kw_only=True):
         fields = kwargs if call is None else self._rolled_back(call, kwargs)
         return self.replace(step=self.step + 1, params=params, opt_state=opt_state, **fields)
 
-    def _rolled_back(self, call: _Call, given: dict[str, Any]) -> dict[str, Any]:
+    def _rolled_back(self, call: Call, given: dict[str, Any]) -> dict[str, Any]:
         """The fields given and the snapshot as they are after this call."""
         collections, fields = self._collections(), dict(given)
         for name in collections.keys() & given.keys():
@@ -236,15 +185,6 @@ class TrainState(train_state.TrainState, kw_only=True):
         }
 
 
-def _check_loss(value: ArrayLike | None, call: str) -> None:
-    """Raises where the loss is missing that a guard needs; `call` is the call that has it."""
-    if value is None:
-        raise TypeError(
-            f"{call.partition('(')[0]}: missing argument 'value', the minibatch loss (a real "
-            f"scalar), which the guard of this optimizer watches: call {call}."
-        )
-
-
 def _thawed_like(like: Any, collection: Any) -> Any:
     """Flax makes dictionaries, frozen or not; which does not matter to it."""
     if isinstance(like, core.FrozenDict):
@@ -256,7 +196,7 @@ def _alike(a: Any, b: Any) -> bool:
     """Whether two collections have the same structure and shapes."""
     structures: list[Any] = [jax.tree.structure(a), jax.tree.structure(b)]
     return bool(structures[0] == structures[1]) and all(
-        jnp.shape(x) == jnp.shape(y) for x, y in _pairs(a, b)
+        jnp.shape(x) == jnp.shape(y) for x, y in pairs(a, b)
     )
 
 
@@ -337,13 +277,13 @@ class Optimizer(nnx.Optimizer[_Model]):
         before = guards(_as_pure(self.opt_state))
         if not before:
             return super().update(model, grads, **kwargs)
-        _check_loss(kwargs.get("value"), "update(model, grads, value=loss)")
+        check_loss(kwargs.get("value"), "update(model, grads, value=loss)")
         stats = self._of(model, nnx.BatchStat)
         old, saved = _as_pure(self.last_batch_stats), _as_pure(self.snapshot)
         check_same_tree("update", "the batch statistics", stats, saved)
         updates = super().update(model, grads, **kwargs)
         opt_state = _as_pure(self.opt_state)
-        call = _Call(before, guards(opt_state))
+        call = Call(before, guards(opt_state))
         stats = call.after(saved, old, stats)
         nnx.update(model, restored(opt_state, self._of(model, self.wrt)))
         nnx.update(model, stats)
