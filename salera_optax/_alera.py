@@ -7,7 +7,7 @@ Possible But Not Faster", arXiv 1709.01427, Section 3 and Algorithm 1.
 import functools
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ from salera_optax._arrays import (
 )
 from salera_optax._devices import AxisName, as_names, varying
 from salera_optax._groups import Groups, check_groups, members_of
-from salera_optax._laws import Law, changed, check_law, entered, ratio
+from salera_optax._laws import Law, Published, changed, check_law, entered, ratio
 from salera_optax._random_walk import check_alpha
 from salera_optax._validation import (
     check_axes,
@@ -64,6 +64,21 @@ class ScaleByAleraState(NamedTuple):
 # its own, in a kernel of its own, while XLA compiles equal kernels only once. With 200 leaves that
 # was most of the compilation.
 _RUN = 16
+
+
+@functools.partial(jax.jit, static_argnums=0)  # traced once for all optimizers
+def _enter(published: bool, norms: jax.Array, lengths: jax.Array, *shared: Any) -> Any:
+    """`entered`, for the groups of a vector."""
+    per_group = functools.partial(entered, published)
+    return jax.vmap(per_group, (0, 0, None, None, None))(norms, lengths, *shared)
+
+
+def _adapting(law: Law) -> Callable[..., jax.Array]:
+    """`changed`, for the groups of a vector."""
+    return jax.jit(jax.vmap(functools.partial(changed, law), (0, 0, 0, 0, 0, None, None)))
+
+
+_ADAPT = _adapting(ratio())
 
 
 def _check_axes(leaves: list[Any], axis_name: AxisName) -> None:
@@ -152,8 +167,8 @@ def scale_by_alera(
     check_arguments(alpha, rate_law, base, eps, axis_name)
     check_groups(groups)
     inner = optax.with_extra_args_support(optax.identity() if base is None else base)
-    enter = jax.jit(jax.vmap(functools.partial(entered, rate_law), (0, 0, None, None, None)))
-    adapt = jax.jit(jax.vmap(functools.partial(changed, rate_law), (0, 0, 0, 0, 0, None, None)))
+    published = isinstance(rate_law, Published)
+    adapt = _ADAPT if law is None else _adapting(rate_law)
 
     def init_fn(params: Any) -> ScaleByAleraState:
         check_params("scale_by_alera", params)
@@ -198,7 +213,8 @@ def scale_by_alera(
         norms = [jnp.sqrt(each) for each in in_runs(squared_norms(updates, axis_name, state.path))]
         before = jnp.split(state.lengths, list(places[1:]))
         entries = [
-            enter(norm, each, memory, step, eps) for norm, each in zip(norms, before, strict=True)
+            _enter(published, norm, each, memory, step, eps)
+            for norm, each in zip(norms, before, strict=True)
         ]
         weights = by_group(weight for weight, _ in entries)
         lengths = [after for _, after in entries]

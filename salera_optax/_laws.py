@@ -171,7 +171,7 @@ def check_law(law: Any) -> None:
 
 
 def entered(
-    law: Law,
+    published: bool,
     norm: jax.Array,
     lengths: jax.Array,
     alpha: jax.Array,
@@ -185,7 +185,7 @@ def entered(
     small minibatches: they agree at every rate.
 
     Args:
-      law: `Published` ones have every gradient enter with the length one.
+      published: whether the law is a `Published` one: every gradient enters with the length one.
       norm: of the gradient.
       lengths: of the group, of the shape (2,), as in `ScaleByAleraState`.
       alpha: memory rate of the path.
@@ -201,7 +201,7 @@ def entered(
     # An outlier is no measure of the others: it would make them small for long.
     square = jnp.where(usual > 0, jnp.minimum(jnp.square(norm), _RISE * usual), jnp.square(norm))
     usual += jnp.maximum(_NORM_RATE, 1 / step.astype(norm.dtype)) * (square - usual)
-    length = norm if isinstance(law, Published) else jnp.maximum(norm, jnp.sqrt(usual))
+    length = norm if published else jnp.maximum(norm, jnp.sqrt(usual))
     weight = jnp.where(norm > eps, alpha / jnp.where(norm > eps, length, 1), 0)
     chance = (1 - alpha) ** 2 * chance + jnp.square(weight * norm)
     return weight, jnp.stack([usual, chance])

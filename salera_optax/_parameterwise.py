@@ -23,7 +23,7 @@ from salera_optax._arrays import (
     zeros_like,
 )
 from salera_optax._devices import AxisName
-from salera_optax._laws import Law, changed, entered, score
+from salera_optax._laws import Law, Published, changed, entered, score
 from salera_optax._validation import check_params, check_same_tree, check_state
 
 
@@ -121,7 +121,9 @@ def scale_by_parameterwise_alera(
 
         squares = squared_norms(updates, axis_name, state.path)
         norm = jnp.sqrt(jnp.sum(jnp.stack(squares or [jnp.zeros(())]), dtype=dtype))
-        weight, lengths = entered(rate_law, norm, state.lengths, memory, step, eps)
+        weight, lengths = entered(
+            isinstance(rate_law, Published), norm, state.lengths, memory, step, eps
+        )
         path = jax.tree.map(
             lambda p, g: scaled(p, 1 - memory, p) + scaled(g, weight, p), state.path, updates
         )
