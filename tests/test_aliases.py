@@ -106,12 +106,10 @@ def test_a_sharded_leaf_is_measured_as_a_whole():
     tx = salera_optax.salera_adamw(1.0, axis_name="x")
     mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("x")
-    inside = jax.shard_map(
-        lambda kernel: optax.tree.get(tx.init({"kernel": kernel}), "log_rate")["kernel"],
-        mesh=mesh,
-        in_specs=spec,
-        out_specs=jax.sharding.PartitionSpec(),
-    )(kernel)
-    np.testing.assert_allclose(
-        inside, optax.tree.get(tx.init({"kernel": kernel}), "log_rate")["kernel"], rtol=1e-6
-    )
+
+    def first(kernel: jax.Array) -> jax.Array:
+        return optax.tree.get(tx.init({"kernel": kernel}), "log_rate")["kernel"]
+
+    whole = jax.sharding.PartitionSpec()
+    inside = jax.jit(jax.shard_map(first, mesh=mesh, in_specs=spec, out_specs=whole))(kernel)
+    np.testing.assert_allclose(inside, jax.jit(first)(kernel), rtol=1e-6)

@@ -158,12 +158,20 @@ def test_a_few_bad_minibatches_behind_an_alarm_let_nothing_grow():
 
 
 def test_growth_that_ends_in_an_alarm_waits_twice_as_long_and_never_for_ever():
-    done = list(BLAMED)
+    kinds, expected = list(BLAMED), {}
     for failure in range(DOUBLINGS + 3):
         wait = GROWTH_INTERVAL * 2 ** min(failure, DOUBLINGS)
-        assert answers([*done, *["quiet"] * (wait - 1)])[1] == 0.25
-        done += [*["quiet"] * wait, "alarm"]
-        assert answers(done)[1] == 0.25
+        kinds += ["quiet"] * (wait - 1)
+        expected[len(kinds)] = 0.25
+        kinds += ["quiet"]
+        expected[len(kinds)] = 0.5
+        kinds += ["alarm"]
+        expected[len(kinds)] = 0.25
+    state = initial(ResponseState(), jnp.float32)
+    for count, kind in enumerate(kinds, 1):
+        _, state = respond(state, KINDS[kind], 0.5, True)
+        if count in expected:
+            assert state.scale == expected[count], count
     # The last one to grow back counts as well.
     once = [*BLAMED[:-1], *["quiet"] * GROWTH_INTERVAL, "alarm"]
     assert answers(once)[1] == 0.5
