@@ -42,9 +42,12 @@ class MultiSteps(optax.MultiSteps):
       >>> tx = salera_optax.MultiSteps(salera_optax.salera(0.1), every_k_schedule=2)
       >>> x = jnp.array([1.0, -2.0])
       >>> state = tx.init(x)
-      >>> for _ in range(10):  # 5 steps of 2 minibatches
+      >>> @jax.jit
+      ... def train_step(x, state):
       ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
-      ...     x, state = salera_optax.step(tx, grads, state, x, value=loss)
+      ...     return salera_optax.step(tx, grads, state, x, value=loss)
+      >>> for _ in range(10):  # 5 steps of 2 minibatches
+      ...     x, state = train_step(x, state)
       >>> [round(float(xi), 2) for xi in x]
       [0.31, -0.61]
     """
