@@ -45,7 +45,7 @@ if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 8):
     jax.enable_x64 = jax.experimental.enable_x64
 
 # What several test files share; its assertions are to show values, as those of the tests do.
-pytest.register_assert_rewrite("contract_runs", "flax_training", "guarded_runs")
+pytest.register_assert_rewrite("contract_runs", "device_runs", "flax_training", "guarded_runs")
 
 collect_ignore = ["docs/conf.py"]  # needs Sphinx
 pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()

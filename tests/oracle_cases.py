@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import optax
 import oracle
+import oracle_laws
 
 import salera_optax
 
@@ -28,7 +29,7 @@ def laws(law, **arguments):
     """A law of the rate, ours and the oracle's."""
     gain = arguments.pop("gain", GAINS[law])
     ours = getattr(salera_optax, law)(gain, **arguments)
-    return ours, getattr(oracle, law.capitalize())(gain, **arguments)
+    return ours, getattr(oracle_laws, law.capitalize())(gain, **arguments)
 
 
 def alera_case(name, oracle_base=None, labels=None, *, law=(), is_complex=False, **arguments):
@@ -115,7 +116,7 @@ def salera_adamw_case(name, **arguments):
         decay = arguments.get("weight_decay", 1e-4)
         nesterov = arguments.get("nesterov", True)
         adam = oracle.Adam(b2=arguments.get("b2", 0.95), nesterov=nesterov)
-        law = oracle.Ratio(0.01, rest=-0.1)
+        law = oracle_laws.Ratio(0.01, rest=-0.1)
         part = oracle.Alera(params, 0.1, law, base=oracle.Decayed(decay, adam))
         part.rate = oracle.first_rates(params, 0.02)
         return oracle.PageHinkley(oracle.Descent(part, 0.02))

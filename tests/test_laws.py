@@ -8,7 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracle_laws
 import pytest
 from scipy.special import digamma, polygamma
 
@@ -83,16 +83,16 @@ def test_under_the_random_walk_ratio_hardly_drifts(d):
 @pytest.mark.parametrize(
     ("ours", "plain"),
     [
-        (ratio(0.1), oracle.Ratio(0.1)),
-        (ratio(0.1, rest=-0.3), oracle.Ratio(0.1, rest=-0.3)),
-        (score(0.1), oracle.Score(0.1)),
-        (score(0.1, "authors"), oracle.Score(0.1, "authors")),
+        (ratio(0.1), oracle_laws.Ratio(0.1)),
+        (ratio(0.1, rest=-0.3), oracle_laws.Ratio(0.1, rest=-0.3)),
+        (score(0.1), oracle_laws.Score(0.1)),
+        (score(0.1, "authors"), oracle_laws.Score(0.1, "authors")),
     ],
 )
 def test_every_law_agrees_with_the_plain_version(ours, plain):
     alpha = 0.1
     cases = [
-        (factor * oracle.path_mean(alpha, t), alpha, t, d)
+        (factor * oracle_laws.path_mean(alpha, t), alpha, t, d)
         for factor in (1e-9, 0.3, 1.0, 1.7, 1e9)
         for t in (1, 2, 50, 10_000)
         for d in DIMENSIONS

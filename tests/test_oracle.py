@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import oracle_laws
 import pytest
 from oracle_cases import CASES
 
@@ -151,7 +152,7 @@ def test_every_step_agrees_with_the_plain_version(case, dtype):
 def test_the_oracle_agrees_with_two_steps_worked_by_hand():
     # alpha = 1/2, gradients (3, 4) and (0, 2): paths (0.3, 0.4) and (0.15, 0.7), squared norms 0.25
     # and 0.5125, means 1/4 and 5/16, std sqrt(4 (1/4) (1/4) / ((9/4) (5/4)) / 2) = sqrt(2/45).
-    part = oracle.Alera({"x": np.zeros(2)}, alpha=0.5, law=oracle.Score(0.1))
+    part = oracle.Alera({"x": np.zeros(2)}, alpha=0.5, law=oracle_laws.Score(0.1))
     first = part.direction({"x": np.array([3.0, 4.0])}, None)
     np.testing.assert_allclose(first["x"], [3.0, 4.0], rtol=1e-12)
     second = part.direction({"x": np.array([0.0, 2.0])}, None)
