@@ -60,8 +60,8 @@ def _judged(
     """Whether loss and norm are finite, the verdict, and the next state of the detector."""
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     said, observed = detector.observe(state, jnp.where(finite, loss, 1), jnp.where(finite, norm, 1))
-    quiet, doubt, alarm = (jnp.asarray(each, bool) for each in said)
-    verdict = Verdict(quiet & finite, doubt | ~finite, alarm & finite)
+    quiet, doubt, alarm, risen = (jnp.asarray(each, bool) for each in Verdict(*said))
+    verdict = Verdict(quiet & finite, doubt | ~finite, alarm & finite, risen)
     return finite, verdict, select(finite, jax.tree.map(like, observed, state), state)
 
 

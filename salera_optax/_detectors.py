@@ -25,15 +25,18 @@ class Verdict(NamedTuple):
     """What a detector says of one call, boolean scalars.
 
     Attributes:
-      quiet: whether nothing speaks against the parameters: they are worth going back to.
+      quiet: whether nothing in this call speaks against the parameters.
       doubt: whether loss or gradient lie so far outside that nothing should be learned from this
         minibatch. The guard looks at another one, at the same parameters.
       alarm: whether the loss has risen for certain.
+      risen: whether the loss has risen so far, if slowly, that these parameters are not worth going
+        back to, however quiet this call is. The older ones are kept.
     """
 
     quiet: jax.Array
     doubt: jax.Array
     alarm: jax.Array
+    risen: jax.Array | bool = False
 
 
 class Detector(NamedTuple):

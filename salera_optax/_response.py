@@ -10,7 +10,8 @@ the guard looks at another minibatch, at the same parameters.
                            in doubt there first, the data were, and the steps get it back.
     alarm without a step   the loss is high, or not finite, at parameters that were good: the data
                            have changed. What the last alarm has shrunk is given back.
-    anything else          step. From a quiet loss the parameters before it are the snapshot.
+    anything else          step. From a quiet loss the parameters before it are the snapshot, unless
+                           the loss has slowly risen: then the older ones remain it.
     steps without an alarm what alarms have shrunk since the data were last to blame, for PATIENCE
                            calls or more, grows back: those data alone were too much for the steps.
                            One `factor` in GROWTH_INTERVAL steps, and in twice as many after every
@@ -114,7 +115,7 @@ def respond(
         hold=hold,
         go_back=guilty if rollback else jnp.zeros_like(guilty),
         # Before the first step there is no snapshot yet, and parameters may have been loaded.
-        renew=~hold & (verdict.quiet | ~state.ahead),
+        renew=~hold & ((verdict.quiet & ~verdict.risen) | ~state.ahead),
         forget=(state.on_trial & ~hold & ~forgiven) if rollback else guilty,
     )
     return action, ResponseState(

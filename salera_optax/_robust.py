@@ -8,6 +8,7 @@ its level:
     z         = (loss - level)/deviation, within -CLIP and CLIP
     statistic = max(0, statistic + z - SLACK),  alarm above LIMIT, or NEW_LEVEL behind an alarm
     doubt     : z at its bound, or a gradient norm above SPIKE times the largest recent one
+    risen     : level above its base by more than RISEN deviations of that time
 
 Level and deviation are averages that look at rises and falls apart. The level falls faster than it
 rises, and only what lies above it widens the deviation: a descent is no noise. Where the level
@@ -32,6 +33,8 @@ SLACK = 2.0  # deviations above the prediction that are no evidence
 LIMIT = 17.0  # deviations in all: three losses at the clip, or a longer rise of fewer
 NEW_LEVEL = 239.0  # the same behind an alarm, where each high loss counts for the most: forty
 SPIKE = 10.0  # times the largest recent gradient norm
+RISEN = 3.0  # deviations above the base, behind which no snapshot is taken
+PLATEAU = 500  # steps so high, behind which the level is the new base
 LEARNED = 5.0  # deviations, the most that one high loss moves the averages by
 FALL = 16.0  # the same of a low loss and the level; of one behind another, twice as much each time
 _RISING, _FALLING = 0.03, 0.06  # rates of the level, after the first few losses
@@ -51,12 +54,16 @@ class Band(NamedTuple):
       lowest: the lowest that the level has been.
       deviation: of the loss above its level.
       gradient_norm: largest recent norm of the gradient.
+      base: the lowest level of late, from which a slow rise is measured.
+      base_deviation: the deviation of that time.
     """
 
     level: Any = 0.0
     lowest: Any = 0.0
     deviation: Any = 0.0
     gradient_norm: Any = 0.0
+    base: Any = 0.0
+    base_deviation: Any = 0.0
 
 
 class _Robust(NamedTuple):
@@ -65,9 +72,10 @@ class _Robust(NamedTuple):
     Attributes:
       count: int32, losses since the start or since the last new level.
       band: what is expected of the next loss.
-      quiet_band: the same as of the last quiet loss, to which an alarm goes back.
+      quiet_band: the same as of the last snapshot, to which an alarm goes back.
       statistic: evidence of a rise, in deviations.
       threshold: what the statistic is compared with.
+      high: int32, calls in a row with the level far above its base.
       again: bool, whether no loss has been quiet since the last alarm.
       fall: how far the last loss lay below the level, as far as that was learned.
       doubts: int32, doubtful losses in a row.
@@ -79,6 +87,7 @@ class _Robust(NamedTuple):
     quiet_band: Any = Band()
     statistic: Any = 0.0
     threshold: Any = LIMIT
+    high: Any = 0
     again: Any = False
     fall: Any = 0.0
     doubts: Any = 0
@@ -88,7 +97,9 @@ class _Robust(NamedTuple):
 class RobustState(Scalars):
     """State of `robust`: the fields of `_Robust`."""
 
-    count, band, quiet_band, statistic, threshold, again, fall, doubts, faults = named(_Robust())
+    count, band, quiet_band, statistic, threshold, high, again, fall, doubts, faults = named(
+        _Robust()
+    )
 
 
 def robust() -> Detector:
@@ -151,9 +162,15 @@ def _observe(
     normal = (statistic == 0) | (state.again & (evidence <= 0))
     quiet = normal & ~doubt & ~(state.again & (gradient_norm == 0))
 
+    far = before.level > before.base + RISEN * before.base_deviation
+    # Steps at the edge of stability make the loss rise while it is quiet now and then.
+    risen = far & ~state.again
+
     renewed = _around(loss, loss - state.quiet_band.level, gradient_norm)
-    renewed = renewed._replace(deviation=jnp.maximum(renewed.deviation, state.quiet_band.deviation))
-    learned, fall = _learned(before, state.count, loss, state.fall)
+    deviation = jnp.maximum(renewed.deviation, state.quiet_band.deviation)
+    renewed = renewed._replace(deviation=deviation, base_deviation=deviation)
+    settled = state.high >= PLATEAU
+    learned, fall = _learned(before, state.count, loss, state.fall, settled)
     largest = jnp.maximum(gradient_norm, _NORM_DECAY * before.gradient_norm)
     unheard = spike | (gradient_norm == 0)
     learned = learned._replace(gradient_norm=jnp.where(unheard, before.gradient_norm, largest))
@@ -165,9 +182,10 @@ def _observe(
     after = _Robust(
         count=jnp.where(new_level, 1, incremented(state.count)),
         band=band,
-        quiet_band=select(quiet | new_level, band, state.quiet_band),
+        quiet_band=select((quiet & ~risen) | new_level, band, state.quiet_band),
         statistic=jnp.where(alarm | normal, 0, statistic),
         threshold=jnp.where(again, NEW_LEVEL, LIMIT).astype(loss.dtype),
+        high=jnp.where(far & ~alarm & ~settled, incremented(state.high), 0),
         again=again,
         fall=fall,
         doubts=jnp.where(doubt & ~alarm, incremented(state.doubts), 0),
@@ -177,7 +195,7 @@ def _observe(
             state.faults + _weight(state.count, loss.dtype) * (state.doubts - state.faults),
         ),
     )
-    return Verdict(quiet, doubt, alarm), RobustState.of(after)
+    return Verdict(quiet, doubt, alarm, risen), RobustState.of(after)
 
 
 def _weight(count: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
@@ -192,9 +210,12 @@ def _weight_of_a_doubt(faults: jax.Array) -> jax.Array:
 
 
 def _learned(
-    band: Band, count: jax.Array, loss: jax.Array, fall: jax.Array
+    band: Band, count: jax.Array, loss: jax.Array, fall: jax.Array, settled: jax.Array
 ) -> tuple[Band, jax.Array]:
-    """Level and deviation with one more loss, and its fall; `fall` is that of the last one."""
+    """Level and deviation with one more loss, and its fall; `fall` is that of the last one.
+
+    Where it is `settled`, the level is the new base.
+    """
     losses, limits = count.astype(loss.dtype), np.finfo(loss.dtype)
     # Behind one loss that is far too low, as of an empty minibatch, normal ones would look high.
     most = jnp.minimum(jnp.maximum(FALL * band.deviation, 2 * fall), limits.max / 4)
@@ -209,11 +230,15 @@ def _learned(
     # Not where the level is near zero, which so is no measure of the noise.
     lower = (level < band.lowest) & (level > deviation)
     deviation *= jnp.sqrt(jnp.where(lower, level / jnp.where(lower, band.lowest, 1), 1))
+    # Never below the rounding of the loss itself, or it could not grow again.
+    deviation = jnp.maximum(deviation, limits.eps * jnp.maximum(jnp.abs(loss), 1))
+    anew = (level < band.base) | settled
     learned = band._replace(
         level=level,
         lowest=jnp.minimum(level, band.lowest),
-        # Never below the rounding of the loss itself, or it could not grow again.
-        deviation=jnp.maximum(deviation, limits.eps * jnp.maximum(jnp.abs(loss), 1)),
+        deviation=deviation,
+        base=jnp.where(anew, level, band.base),
+        base_deviation=jnp.where(anew, deviation, band.base_deviation),
     )
     return learned, jnp.maximum(0, -error)
 
@@ -221,10 +246,5 @@ def _learned(
 def _around(loss: jax.Array, scale: jax.Array, gradient_norm: jax.Array) -> Band:
     """The band around a loss that is the first of its kind."""
     guess = _FIRST * jnp.minimum(jnp.abs(scale), np.finfo(loss.dtype).max)
-    least = 1e-3 * _FIRST  # a first loss of zero tells nothing about its noise
-    return Band(
-        level=loss,
-        lowest=loss,
-        deviation=jnp.maximum(guess, least),
-        gradient_norm=gradient_norm,
-    )
+    deviation = jnp.maximum(guess, 1e-3 * _FIRST)  # a first loss of zero tells nothing of its noise
+    return Band(loss, loss, deviation, gradient_norm, base=loss, base_deviation=deviation)

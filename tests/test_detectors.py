@@ -135,6 +135,7 @@ def test_two_steps_of_the_robust_test_by_hand():
     np.testing.assert_allclose(state.statistic, 0.6 / deviation - 2, rtol=1e-5)
     square = deviation**2 + ((1.1 * 0.6) ** 2 - deviation**2) / 6
     np.testing.assert_allclose(state.band[:3], [2.15, 2.0, np.sqrt(square)], rtol=1e-5)
+    np.testing.assert_allclose(state.band[4:], [2.0, 0.2], rtol=1e-6)
     assert not verdict.quiet
     assert not verdict.doubt
 
@@ -193,6 +194,24 @@ def test_rare_gradients_among_zeros_are_no_spikes():
     for norm in norms:
         verdict, state = observing(ROBUST)(state, np.float32(1), np.float32(norm))
         assert not verdict.doubt
+
+
+def test_a_rise_that_hides_in_its_own_noise_is_told_from_a_plateau():
+    rng = np.random.default_rng(0)
+    rise = np.maximum(np.arange(700) - 200, 0) * 0.01
+    said = verdicts(1 + rise + (0.05 + rise / 2) * np.abs(rng.standard_normal(700)))
+    assert not said.risen[0, :200].any()
+    assert said.quiet[0, 320:].mean() > 0.5, "loss by loss it is quiet"
+    assert said.risen[0, 320:].all()
+
+
+def test_a_level_that_stays_high_becomes_the_lowest_one():
+    losses = 1 + 0.05 * np.random.default_rng(0).standard_normal(2000)
+    losses[300:] += np.minimum(np.arange(1700) * 0.005, 1)  # too slow to be an alarm
+    said = verdicts(losses)
+    assert not said.alarm.any()
+    assert said.risen[0, 400:800].all()
+    assert not said.risen[0, 1500:].any()
 
 
 def test_a_descent_does_not_widen_the_deviation():

@@ -18,6 +18,7 @@ from salera_optax._scalars import initial
 KINDS = {
     "quiet": Verdict(jnp.bool_(True), jnp.bool_(False), jnp.bool_(False)),
     "rising": Verdict(jnp.bool_(False), jnp.bool_(False), jnp.bool_(False)),
+    "risen": Verdict(jnp.bool_(True), jnp.bool_(False), jnp.bool_(False), jnp.bool_(True)),
     "doubt": Verdict(jnp.bool_(False), jnp.bool_(True), jnp.bool_(False)),
     "alarm": Verdict(jnp.bool_(False), jnp.bool_(False), jnp.bool_(True)),
 }
@@ -54,6 +55,11 @@ def test_a_doubt_is_held_and_nothing_shrinks():
 def test_the_snapshot_stays_while_the_loss_rises():
     done, _ = answers(["quiet", "rising", "rising", "quiet"])
     assert done == ["renew", "step", "step", "renew"]
+
+
+def test_the_snapshot_stays_at_a_quiet_loss_where_the_level_has_risen():
+    done, _ = answers(["quiet", "risen", "risen", "quiet", "risen", "alarm", "risen", "risen"])
+    assert done == ["renew", "step", "step", "renew", "step", "back", "renew", "step"]
 
 
 def test_an_alarm_after_a_step_goes_back_and_shrinks_for_good():
