@@ -42,6 +42,7 @@ def _published_salera(
         rollback=False,
         reset_path=False,
         groups=salera_optax.by_module,
+        momentum=None,
     )
 
 
@@ -68,6 +69,7 @@ def _score(gain: float) -> Callable[..., Any]:
     return partial(salera_optax.score, gain=gain)
 
 
+_PLAIN: dict[str, Any] = {"momentum": None, "nesterov": False}  # as in the paper
 _OPTAX = {
     "sgd": Recipe(optax.sgd, 0.1),
     "nag": Recipe(partial(optax.sgd, momentum=0.9, nesterov=True), 0.01),
@@ -79,8 +81,8 @@ OPTIMIZERS: dict[str, Recipe] = {
     "salera_adamw": Recipe(salera_optax.salera_adamw, 1e-4, partial(salera_optax.ratio, rest=-0.1)),
     "salera-ratio": Recipe(salera_optax.salera, 0.01, salera_optax.ratio),
     # The paper's experiments, under its law. The results under these names are theirs.
-    "salera": Recipe(salera_optax.salera, 0.01, _score(2.12e-6)),
-    "alera": Recipe(salera_optax.alera, 0.01, _score(2.12e-6)),
+    "salera": Recipe(partial(salera_optax.salera, **_PLAIN), 0.01, _score(2.12e-6)),
+    "alera": Recipe(partial(salera_optax.alera, **_PLAIN), 0.01, _score(2.12e-6)),
     "spalera": Recipe(salera_optax.spalera, 0.1, _score(2.11e-8)),
     "ag_adam": Recipe(partial(salera_optax.ag_adam, alpha=0.001), 0.001, _score(2.12e-6)),
     "published-salera": Recipe(_published_salera, 0.01),

@@ -54,8 +54,6 @@ def scaled_by_rate(
 
 def with_momentum(momentum: ArrayLike | None, nesterov: bool) -> optax.GradientTransformation:
     if momentum is None:
-        if nesterov:
-            raise ValueError("nesterov must be False without a momentum, got True.")
         return optax.identity()
     check_number("momentum", momentum, lambda decay: 0 <= decay < 1, "in [0, 1)")
     return optax.trace(momentum, nesterov)

@@ -20,8 +20,8 @@ def alera(
     alpha: ArrayLike = 0.01,
     law: Law | None = None,
     groups: Groups = None,
-    momentum: ArrayLike | None = None,
-    nesterov: bool = False,
+    momentum: ArrayLike | None = 0.9,
+    nesterov: bool = True,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     eps: ArrayLike = 1e-6,
@@ -55,8 +55,8 @@ def alera(
       groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
         strings that is a prefix of the parameters; or a function from parameters to one, such as
         `by_module` (the paper's layers).
-      momentum: decay of a momentum in [0, 1), or None; the path still sees the raw gradient.
-      nesterov: whether the momentum is Nesterov's.
+      momentum: decay of the momentum in [0, 1), or None; the path still sees the raw gradient.
+      nesterov: whether the momentum, if any, is Nesterov's.
       weight_decay: what part of a parameter is added to its gradient, finite and at least 0, or an
         Optax schedule: an L2 penalty, in front of path and momentum. Where a gradient is exactly
         zero, as in the unseen rows of an embedding, nothing decays.
@@ -70,8 +70,8 @@ def alera(
         reduced already, as for any optimizer. `jit` needs no name.
 
     Returns:
-      An optimizer. Its state holds one copy of the parameters, float32 or wider, a scalar per
-      group, and with `momentum` a further copy. The updates have the dtype of the parameters.
+      An optimizer. Its state holds one copy of the parameters, float32 or wider, a second one with
+      `momentum`, and a scalar per group. The updates have the dtype of the parameters.
 
     Raises:
       ValueError: if a number is out of range or the labels do not cover the parameters.
@@ -87,7 +87,7 @@ def alera(
       ...     updates, state = tx.update(grads, state, x)
       ...     x = optax.apply_updates(x, updates)
       >>> [round(float(xi), 2) for xi in x]
-      [0.9, -1.8]
+      [0.67, -1.34]
 
     Source: arXiv 1709.01427, Section 3.1, Algorithm 1. Deviation: the law.
     """
@@ -104,8 +104,8 @@ def salera(
     alpha: ArrayLike = 0.01,
     law: Law | None = None,
     groups: Groups = None,
-    momentum: ArrayLike | None = None,
-    nesterov: bool = False,
+    momentum: ArrayLike | None = 0.9,
+    nesterov: bool = True,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     eps: ArrayLike = 1e-6,
@@ -127,7 +127,7 @@ def salera(
 
     The published algorithm is::
 
-        salera(0.01, law=score(3e-6, std="authors"), groups=by_module,
+        salera(0.01, law=score(3e-6, std="authors"), groups=by_module, momentum=None,
                detector=published(minibatch/training_set), reset_path=False)
 
     and its authors' code also has `rollback=False`.
@@ -140,8 +140,8 @@ def salera(
         `scale_by_alera` tells how to write one.
       groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
         strings that is a prefix of the parameters; or a function to one, such as `by_module`.
-      momentum: decay of a momentum in [0, 1), or None; `reset_path` resets it too.
-      nesterov: whether the momentum is Nesterov's.
+      momentum: decay of the momentum in [0, 1), or None; `reset_path` resets it too.
+      nesterov: whether the momentum, if any, is Nesterov's.
       weight_decay: what part of a parameter is added to its gradient, finite and at least 0, or an
         Optax schedule: an L2 penalty, in front of path and momentum.
       mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
@@ -158,7 +158,8 @@ def salera(
 
     Returns:
       An optimizer whose `update` needs `value`, the minibatch loss, and the parameters. Its state
-      holds two copies of the parameters, the path and the snapshot, and with `momentum` a third.
+      holds two copies of the parameters, the path and the snapshot, and with `momentum`, the
+      default, a third.
 
     Raises:
       ValueError, TypeError: as `alera` and `page_hinkley`.
@@ -235,7 +236,7 @@ def spalera(
       alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.1.
       law: how a rate follows its coordinate of the path; None is `score(2.11e-8)`, the paper's
         robust C = 3e-8 in units of the exact deviation.
-      momentum: as in `salera`.
+      momentum: as in `salera`, but by default there is none.
       nesterov: as in `salera`.
       weight_decay: as in `salera`.
       mask: as in `salera`.

@@ -13,7 +13,7 @@ from salera_optax import flax as salera_flax
 
 INPUTS = jax.random.normal(jax.random.key(0), (40, 16, 3))
 GUARDED = [
-    pytest.param(salera_optax.salera(0.1), id="salera"),
+    pytest.param(salera_optax.salera(0.01), id="salera"),
     pytest.param(salera_optax.page_hinkley(optax.adam(0.01)), id="adam", marks=pytest.mark.slow),
     pytest.param(
         optax.chain(

@@ -133,9 +133,3 @@ def test_all_arguments_behind_the_learning_rate_are_given_by_name(
 ) -> None:
     with pytest.raises(TypeError, match="positional argument"):
         factory(0.1, 0.01)
-
-
-@pytest.mark.parametrize("factory", ALIASES[:3])
-def test_nesterov_needs_a_momentum(factory: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match="nesterov must be False without a momentum"):
-        factory(0.1, nesterov=True)

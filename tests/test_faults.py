@@ -19,10 +19,8 @@ OPTIMIZERS = {
     "momentum": lambda: salera_optax.page_hinkley(optax.sgd(0.05, momentum=0.9)),
     "adam": lambda: salera_optax.page_hinkley(optax.adam(1e-3)),
     # The paper's law, whose rates hardly move here: what is tested is the guard.
-    "salera": lambda: salera_optax.salera(0.1, law=PAPER),
-    "salera with momentum": lambda: salera_optax.salera(
-        0.05, law=PAPER, momentum=0.9, nesterov=True
-    ),
+    "salera": lambda: salera_optax.salera(0.1, law=PAPER, momentum=None),
+    "salera with momentum": lambda: salera_optax.salera(0.05, law=PAPER),
     "spalera": lambda: salera_optax.spalera(0.1),
     "ag_adam": lambda: salera_optax.page_hinkley(salera_optax.ag_adam(1e-3, law=PAPER)),
 }

@@ -24,12 +24,12 @@ def test_linen_subclass_may_redeclare_the_batch_statistics():
         batch_stats: dict
         scale: jax.Array  # without a default, as in Flax's ImageNet example
 
-    state = linen_state(salera_optax.salera(0.1), State, scale=jnp.ones(()))
+    state = linen_state(salera_optax.salera(0.01), State, scale=jnp.ones(()))
     assert linen_step(state, INPUTS[0]).batch_stats["BatchNorm_0"]["mean"].shape == (8,)
 
 
 def test_linen_takes_frozen_and_thawed_collections():
-    state = linen_state(salera_optax.salera(0.1))
+    state = linen_state(salera_optax.salera(0.01))
     frozen = salera_flax.TrainState.create(
         apply_fn=state.apply_fn,
         params=state.params,
@@ -44,7 +44,7 @@ def test_linen_takes_frozen_and_thawed_collections():
 def test_linen_takes_frozen_statistics_loaded_after_create():
     params, stats = {"w": jnp.ones(3)}, {"norm": {"mean": jnp.ones(2)}}
     state = salera_flax.TrainState.create(
-        apply_fn=None, params=params, batch_stats=stats, tx=salera_optax.salera(0.1)
+        apply_fn=None, params=params, batch_stats=stats, tx=salera_optax.salera(0.01)
     )
     state = state.replace(batch_stats=core.freeze(stats))
     new = jax.tree.map(lambda x: x + 1, stats)
@@ -61,7 +61,7 @@ def test_linen_takes_frozen_statistics_loaded_after_create():
 
 def test_linen_takes_empty_collections_of_a_model_without_any():
     state = salera_flax.TrainState.create(
-        apply_fn=None, params={"w": jnp.ones(3)}, tx=salera_optax.salera(0.1)
+        apply_fn=None, params={"w": jnp.ones(3)}, tx=salera_optax.salera(0.01)
     )
     for _ in range(2):
         state = state.apply_gradients(grads=state.params, value=1.0, batch_stats={})
@@ -70,7 +70,7 @@ def test_linen_takes_empty_collections_of_a_model_without_any():
 
 def test_linen_fields_that_are_not_given_may_change_their_shape():
     state = linen_state(
-        salera_optax.salera(0.1), WithKey, spectra={"u": jnp.ones(3)}, key=jax.random.key(0)
+        salera_optax.salera(0.01), WithKey, spectra={"u": jnp.ones(3)}, key=jax.random.key(0)
     )
     state = linen_step(state.replace(spectra={"u": jnp.ones(4), "v": jnp.ones(2)}), INPUTS[0])
     state = linen_step(state.replace(spectra=None), INPUTS[1])
@@ -89,7 +89,7 @@ class WithKey(salera_flax.TrainState):
 
 def test_linen_only_what_apply_gradients_is_given_comes_back():
     state = linen_state(
-        salera_optax.salera(0.1), WithKey, spectra={"u": jnp.ones(3)}, key=jax.random.key(0)
+        salera_optax.salera(0.01), WithKey, spectra={"u": jnp.ones(3)}, key=jax.random.key(0)
     )
 
     @jax.jit
@@ -114,7 +114,9 @@ def test_linen_only_what_apply_gradients_is_given_comes_back():
 
 def test_linen_keeps_the_scales_of_fp8_beside_the_parameters():
     params = {"params": {"w": jnp.ones(3)}, OVERWRITE_WITH_GRADIENT: {"scale": jnp.ones(())}}
-    state = salera_flax.TrainState.create(apply_fn=None, params=params, tx=salera_optax.salera(0.1))
+    state = salera_flax.TrainState.create(
+        apply_fn=None, params=params, tx=salera_optax.salera(0.01)
+    )
     grads = {"params": {"w": jnp.ones(3)}, OVERWRITE_WITH_GRADIENT: {"scale": jnp.float32(7)}}
     state = state.apply_gradients(grads=grads, value=1.0)
     assert float(state.params[OVERWRITE_WITH_GRADIENT]["scale"]) == 7

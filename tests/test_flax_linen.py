@@ -109,7 +109,7 @@ def test_linen_without_alarm_is_a_plain_guarded_run():
         )
         return state.replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
 
-    state = plain = linen_state(salera_optax.salera(0.1))
+    state = plain = linen_state(salera_optax.salera(0.01))
     for inputs in INPUTS[:10]:
         state, plain = linen_step(state, inputs), plain_step(plain, inputs)
     jax.tree.map(  # two programs, which may round differently
@@ -147,9 +147,9 @@ def test_linen_what_was_loaded_after_create_is_kept_and_comes_back():
 @pytest.mark.parametrize(
     "tx",
     [
-        optax.apply_if_finite(salera_optax.salera(0.1), 5),
+        optax.apply_if_finite(salera_optax.salera(0.01), 5),
         salera_optax.MultiSteps(
-            salera_optax.salera(0.1), 2, should_skip_update_fn=optax.skip_not_finite
+            salera_optax.salera(0.01), 2, should_skip_update_fn=optax.skip_not_finite
         ),
     ],
     ids=["apply_if_finite", "MultiSteps"],
@@ -201,7 +201,7 @@ def test_linen_accumulation_rolls_back_to_the_last_accepted_step(multi_steps):
 
 
 def test_linen_state_runs_in_a_scan_and_may_be_donated():
-    state = linen_state(salera_optax.salera(0.1)).replace(step=jnp.int32(0))
+    state = linen_state(salera_optax.salera(0.01)).replace(step=jnp.int32(0))
     batches = INPUTS.at[10].set(np.nan).at[25:28].multiply(1e6)
 
     @jax.jit

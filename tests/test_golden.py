@@ -74,6 +74,8 @@ def optimizer(algorithm, variant, arguments, decay, groups):
     arguments = {key: value for key, value in arguments.items() if key != "gain"} | {"law": law}
     if algorithm != "spalera":
         arguments["groups"] = groups
+    if algorithm in ("alera", "salera"):
+        arguments["momentum"] = None
     if algorithm in ("salera", "spalera"):
         numbers = {name: arguments.pop(name) for name in ("smoothing", "threshold")}
         arguments["detector"] = salera_optax.published(**numbers)

@@ -8,6 +8,9 @@ import pytest
 from guarded_runs import GRADS, NAN, PARAMS
 
 import salera_optax
+from benchmarks.tasks import measure
+from benchmarks.tasks.contenders import Contender
+from benchmarks.tasks.suite import TASKS
 
 
 def scanned(tx, values):
@@ -65,3 +68,16 @@ def test_a_rate_that_overflows_the_loss_at_every_step_gets_through_in_the_end(le
         x = jnp.array([1.0, -2.0])
         (x, _), _ = jax.lax.scan(body, (x, tx.init(x)), length=3000)
         assert loss_fn(x) < 1e-3 * loss_fn(jnp.array([1.0, -2.0]))
+
+
+@pytest.mark.slow
+def test_a_rise_that_hides_in_its_own_noise_is_taken_back():
+    # At the edge of stability the loss is quiet now and then while it rises, at parameters that are
+    # worse and worse. A snapshot of those would be nothing to go back to.
+    task = TASKS["factorization"]
+    heavy = Contender(lambda rate, _: salera_optax.salera(rate, nesterov=False), 1e-3)
+    run = jax.jit(measure.program(task, heavy, task.steps))
+    for seed in (10, 12):
+        outcome = run(np.float32([1e-3, 0.1]), np.uint32(seed), *task.data())
+        assert (outcome.alarms > 0).any()
+        assert (outcome.value < 0.2).all(), "of the variance, 1"
