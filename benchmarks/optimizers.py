@@ -43,6 +43,7 @@ def _published_salera(
         reset_path=False,
         groups=salera_optax.by_module,
         momentum=None,
+        clip=None,
     )
 
 
@@ -69,7 +70,7 @@ def _score(gain: float) -> Callable[..., Any]:
     return partial(salera_optax.score, gain=gain)
 
 
-_PLAIN: dict[str, Any] = {"momentum": None, "nesterov": False}  # as in the paper
+_PLAIN: dict[str, Any] = {"momentum": None, "nesterov": False, "clip": None}  # as in the paper
 _OPTAX = {
     "sgd": Recipe(optax.sgd, 0.1),
     "nag": Recipe(partial(optax.sgd, momentum=0.9, nesterov=True), 0.01),

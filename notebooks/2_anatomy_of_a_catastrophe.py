@@ -117,10 +117,10 @@ def train(tx, batches, seed=0):
 # paper: a rate that climbs this fast cannot stop in time.
 
 # %%
-LAW = salera_optax.score(10 * 2.12e-6)
+PAPER = {"law": salera_optax.score(10 * 2.12e-6), "momentum": None, "clip": None}
 runs = {
-    "alera": train(salera_optax.alera(0.01, law=LAW, momentum=None), batches),
-    "salera": train(salera_optax.salera(0.01, law=LAW, momentum=None), batches),
+    "alera": train(salera_optax.alera(0.01, **PAPER), batches),
+    "salera": train(salera_optax.salera(0.01, **PAPER), batches),
 }
 for name, (error, log) in runs.items():
     alarms = f", {log['alarms'][-1]} alarms" if "alarms" in log else ""
@@ -178,7 +178,7 @@ for step in range(first - 8, first + 5):
 # the last quiet loss before the alarm, and compare every bit.
 
 # %%
-tx = salera_optax.salera(0.01, law=LAW, momentum=None)
+tx = salera_optax.salera(0.01, **PAPER)
 one_step = jax.jit(partial(train_step, tx))
 params = init(0)
 carry, trail, quiet = (params, tx.init(params)), [params], 0  # trail[n]: parameters before step n
@@ -412,8 +412,8 @@ beginning = jax.tree.map(lambda x: x[:300], batches)
 
 
 def outcome(rate, seed):
-    law = salera_optax.score(2.12e-6)
-    tx, params = salera_optax.salera(rate, law=law, momentum=None), init(seed)
+    slower = PAPER | {"law": salera_optax.score(2.12e-6)}
+    tx, params = salera_optax.salera(rate, **slower), init(seed)
     (params, _), _ = jax.lax.scan(partial(train_step, tx), (params, tx.init(params)), beginning)
     return test_error(params)
 

@@ -26,7 +26,7 @@ from salera_optax._arrays import (
 )
 from salera_optax._devices import AxisName, as_names, varying
 from salera_optax._groups import Groups, check_groups, members_of
-from salera_optax._laws import Law, Published, changed, check_law, entered, ratio
+from salera_optax._laws import Law, Published, changed, check_law, entered, ratio, share_of
 from salera_optax._random_walk import check_alpha
 from salera_optax._validation import (
     check_axes,
@@ -107,6 +107,7 @@ def scale_by_alera(
     *,
     groups: Groups = None,
     base: optax.GradientTransformation | None = None,
+    clip: ArrayLike | None = None,
     eps: ArrayLike = 1e-6,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -136,6 +137,8 @@ def scale_by_alera(
         parameters; or a function from parameters to such a pytree, such as `by_module`.
       base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
         itself; the path always sees the raw gradient.
+      clip: how many times the usual norm of its group the gradient may have that `base` sees, above
+        0; a longer one is scaled down to that. None for no limit; see `alera`.
       eps: a group whose gradient norm is at most this, finite and at least 0, lets its path decay
         and keeps its rate.
       axis_name: inside `shard_map` or `pmap`, the axes to take the norms over; see `alera`.
@@ -166,6 +169,8 @@ def scale_by_alera(
     rate_law = ratio() if law is None else law
     check_arguments(alpha, rate_law, base, eps, axis_name)
     check_groups(groups)
+    if clip is not None:
+        check_number("clip", clip, lambda c: 0 < c < math.inf, "finite and above 0")
     inner = optax.with_extra_args_support(optax.identity() if base is None else base)
     published = isinstance(rate_law, Published)
     adapt = _ADAPT if law is None else _adapting(rate_law)
@@ -190,9 +195,9 @@ def scale_by_alera(
         check_state("scale_by_alera", state, ScaleByAleraState)
         check_same_tree("scale_by_alera", "updates", updates, state.path)
         step = incremented(state.step)
-        direction, base_state = inner.update(updates, state.base_state, params, **extra_args)
         members = members_of(groups, state.path)
         if not members:
+            direction, base_state = inner.update(updates, state.base_state, params, **extra_args)
             return direction, state._replace(step=step, base_state=base_state)
 
         dtype = statistics_dtype(state.path)
@@ -207,6 +212,10 @@ def scale_by_alera(
             sums = {name: sum(of_leaves[i] for i in members[name]) for name in members}
             return [jnp.stack([jnp.asarray(sums[name], dtype) for name in run]) for run in runs]
 
+        def by_leaf(tree: Any, factors: dict[str, jax.Array], like: Any) -> list[jax.Array]:
+            pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True)
+            return [scaled(x, factors[group_of[i]], y) for i, (x, y) in enumerate(pairs)]
+
         def by_group(vectors: Iterable[jax.Array]) -> dict[str, jax.Array]:
             return dict(zip(members, itertools.chain(*vectors), strict=True))
 
@@ -216,12 +225,16 @@ def scale_by_alera(
             _enter(published, norm, each, memory, step, eps)
             for norm, each in zip(norms, before, strict=True)
         ]
+        gradient = updates
+        if clip is not None:
+            each = zip(norms, before, strict=True)
+            shares = by_group(share_of(clip, norm, lengths, step) for norm, lengths in each)
+            gradient = jax.tree.unflatten(treedef, by_leaf(updates, shares, updates))
+        direction, base_state = inner.update(gradient, state.base_state, params, **extra_args)
         weights = by_group(weight for weight, _ in entries)
         lengths = [after for _, after in entries]
-        path = [
-            scaled(p, 1 - memory, p) + scaled(g, weights[group_of[i]], p)
-            for i, (p, g) in enumerate(zip(leaves, jax.tree.leaves(updates), strict=True))
-        ]
+        news = by_leaf(updates, weights, leaves)
+        path = [scaled(p, 1 - memory, p) + new for p, new in zip(leaves, news, strict=True)]
         log_rates = [
             adapt(jnp.stack([state.log_rate[name] for name in run]), *each, memory, step)
             for run, *each in zip(
@@ -234,11 +247,7 @@ def scale_by_alera(
             )
         ]
         rates = by_group(jnp.exp(each) for each in log_rates)
-        like = jax.tree.leaves(direction if params is None else params)
-        moves = [
-            scaled(u, rates[group_of[i]], p)
-            for i, (u, p) in enumerate(zip(jax.tree.leaves(direction), like, strict=True))
-        ]
+        moves = by_leaf(direction, rates, direction if params is None else params)
         return jax.tree.unflatten(treedef, moves), ScaleByAleraState(
             step=step,
             path=jax.tree.unflatten(treedef, path),

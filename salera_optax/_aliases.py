@@ -22,6 +22,7 @@ def alera(
     groups: Groups = None,
     momentum: ArrayLike | None = 0.9,
     nesterov: bool = True,
+    clip: ArrayLike | None = 4.0,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     eps: ArrayLike = 1e-6,
@@ -34,15 +35,17 @@ def alera(
 
     Per group of dimension d, with the raw gradient g, in step t::
 
-        path_t = (1 - alpha) path_{t-1} + alpha g/max(||g||, usual ||g||)
+        r_t    = usual ||g||, a running root mean square
+        path_t = (1 - alpha) path_{t-1} + alpha g/max(||g||, r_t)
         rate_t = rate_{t-1} exp(law(||path_t||^2, alpha, t, d))
-        update = -learning_rate rate_t base(g)
+        update = -learning_rate rate_t base(g min(1, clip r_{t-1}/||g||))
 
-    with g/||g|| under the paper's law. The usual norm is a running root mean square, so that many
-    tiny gradients do not outvote a few large ones. The law compares the path with a random walk's
-    (`path_mean`, `path_std`), made of steps of the same lengths: the rate goes up
-    while successive gradients agree more than chance would have it, and down while they agree
-    less. Where ||g|| <= eps the path only decays, and the rate stays.
+    with g/||g|| in the path under the paper's law. So many tiny gradients do not outvote a few
+    large ones; and a huge one, of an example that the network has not learned, makes no step that
+    ends the run, for the rate is tuned to the usual ones. The law compares the path with a random
+    walk's (`path_mean`, `path_std`), made of steps of the same lengths: the rate goes up while
+    successive gradients agree more than chance would have it, and down while they agree less. Where
+    ||g|| <= eps the path only decays, and the rate stays.
 
     Args:
       learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
@@ -57,6 +60,8 @@ def alera(
         `by_module` (the paper's layers).
       momentum: decay of the momentum in [0, 1), or None; the path still sees the raw gradient.
       nesterov: whether the momentum, if any, is Nesterov's.
+      clip: how many times the usual norm of its group a gradient may have, above 0; a longer one is
+        scaled down to that in front of the momentum. None for no limit.
       weight_decay: what part of a parameter is added to its gradient, finite and at least 0, or an
         Optax schedule: an L2 penalty, in front of path and momentum. Where a gradient is exactly
         zero, as in the unseen rows of an embedding, nothing decays.
@@ -91,8 +96,15 @@ def alera(
 
     Source: arXiv 1709.01427, Section 3.1, Algorithm 1. Deviation: the law.
     """
-    base = with_momentum(momentum, nesterov)
-    rates = scale_by_alera(alpha, law, groups=groups, base=base, eps=eps, axis_name=axis_name)
+    rates = scale_by_alera(
+        alpha,
+        law,
+        groups=groups,
+        base=with_momentum(momentum, nesterov),
+        clip=clip,
+        eps=eps,
+        axis_name=axis_name,
+    )
     return optax.chain(
         with_decay(weight_decay, mask, everywhere=False), rates, scaled_by_rate(learning_rate)
     )
@@ -106,6 +118,7 @@ def salera(
     groups: Groups = None,
     momentum: ArrayLike | None = 0.9,
     nesterov: bool = True,
+    clip: ArrayLike | None = 4.0,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any = None,
     eps: ArrayLike = 1e-6,
@@ -127,7 +140,7 @@ def salera(
 
     The published algorithm is::
 
-        salera(0.01, law=score(3e-6, std="authors"), groups=by_module, momentum=None,
+        salera(0.01, law=score(3e-6, std="authors"), groups=by_module, momentum=None, clip=None,
                detector=published(minibatch/training_set), reset_path=False)
 
     and its authors' code also has `rollback=False`.
@@ -142,6 +155,8 @@ def salera(
         strings that is a prefix of the parameters; or a function to one, such as `by_module`.
       momentum: decay of the momentum in [0, 1), or None; `reset_path` resets it too.
       nesterov: whether the momentum, if any, is Nesterov's.
+      clip: how many times the usual norm of its group a gradient may have, above 0; a longer one is
+        scaled down to that in front of the momentum. None for no limit.
       weight_decay: what part of a parameter is added to its gradient, finite and at least 0, or an
         Optax schedule: an L2 penalty, in front of path and momentum.
       mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
@@ -188,6 +203,7 @@ def salera(
             groups=groups,
             momentum=momentum,
             nesterov=nesterov,
+            clip=clip,
             weight_decay=weight_decay,
             mask=mask,
             eps=eps,

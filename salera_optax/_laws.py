@@ -207,6 +207,20 @@ def entered(
     return weight, jnp.stack([usual, chance])
 
 
+def share_of(clip: ArrayLike, norm: jax.Array, lengths: jax.Array, step: jax.Array) -> jax.Array:
+    """What the gradients of some groups are multiplied by, so that none is an outlier; at most 1.
+
+    Args:
+      clip: times the usual norm, the longest a gradient may be.
+      norm: of the gradients, of the shape (groups,).
+      lengths: of the groups, before this step, as in `ScaleByAleraState`.
+      step: number of this step, from 1.
+    """
+    longest = clip * jnp.sqrt(jnp.where(step == 1, 0, lengths[:, 0]))
+    outlier = (longest > 0) & (norm > longest)
+    return jnp.where(outlier, longest / jnp.where(outlier, norm, 1), 1)
+
+
 def changed(
     law: Law,
     log_rate: jax.Array,

@@ -88,8 +88,8 @@ class Decayed:
 class Alera:
     """One rate for each group of leaves (Algorithm 2; eta_0 enters once)."""
 
-    def __init__(self, params, alpha, law, labels=None, base=None, eps=1e-6):
-        self.alpha, self.law, self.eps = alpha, law, eps
+    def __init__(self, params, alpha, law, labels=None, base=None, eps=1e-6, clip=None):
+        self.alpha, self.law, self.eps, self.clip = alpha, law, eps, clip
         self.labels = labels or {k: k for k in params}
         self.base = base or Plain()
         self.rate = dict.fromkeys(self.labels.values(), 1.0)
@@ -106,18 +106,21 @@ class Alera:
 
     def direction(self, grads, params):
         self.t += 1
+        clipped = dict(grads)
         for label in self.rate:
             leaves = [k for k in grads if self.labels[k] == label]
             d = sum(self.sizes[k] for k in leaves)
             norm = math.sqrt(squared_norm(grads[k] for k in leaves))
+            longest = (self.clip or math.inf) * (math.sqrt(self.lengths[label].usual) or math.inf)
             weight = self.lengths[label].weight(norm)
             for k in leaves:
+                clipped[k] = grads[k] * min(1, longest / norm if norm else 1)
                 self.path[k] = (1 - self.alpha) * self.path[k] + weight * grads[k]
             if norm > self.eps or self.law.published:
                 squared = squared_norm(self.path[k] for k in leaves)
                 squared = self.lengths[label].in_units_of_chance(squared)
                 self.rate[label] *= math.exp(self.law(squared, self.alpha, self.t, d))
-        base = self.base.direction(grads, params)
+        base = self.base.direction(clipped, params)
         return {k: self.rate[self.labels[k]] * base[k] for k in grads}
 
 

@@ -34,10 +34,17 @@ def laws(law, **arguments):
 
 def alera_case(name, oracle_base=None, labels=None, *, law=(), is_complex=False, **arguments):
     ours, theirs = law or laws("ratio")
-    arguments = {"alpha": 0.1, "law": ours, "momentum": None} | arguments
+    arguments = {"alpha": 0.1, "law": ours, "momentum": None, "clip": None} | arguments
 
     def reference(params):
-        part = oracle.Alera(params, 0.1, theirs, labels, oracle_base and oracle_base())
+        part = oracle.Alera(
+            params,
+            0.1,
+            theirs,
+            labels,
+            oracle_base and oracle_base(),
+            clip=arguments["clip"],
+        )
         return oracle.Unguarded(oracle.Descent(part, 0.05, arguments.get("weight_decay", 0)))
 
     return Case(f"alera, {name}", salera_optax.alera(0.05, **arguments), reference, is_complex)
@@ -47,7 +54,7 @@ def salera_case(name, oracle_base=None, *, law=(), is_complex=False, **arguments
     """The published detector; law, `rollback`, `reset_path` and the detector's numbers vary."""
     ours, theirs = law or laws("score")
     guard = {"rollback": True, "reset_path": True} | arguments
-    usual = {"alpha": 0.1, "law": ours, "momentum": None}
+    usual = {"alpha": 0.1, "law": ours, "momentum": None, "clip": None}
     tx = salera_optax.salera(0.05, **usual | with_published(guard))
 
     def reference(params):
@@ -135,7 +142,8 @@ def scheduled_case():
 
     def reference(params):
         base = oracle.Momentum(0.9, nesterov=True)
-        descent = oracle.Descent(oracle.Alera(params, 0.1, theirs, base=base), schedule)
+        part = oracle.Alera(params, 0.1, theirs, base=base, clip=4.0)
+        descent = oracle.Descent(part, schedule)
         return oracle.PageHinkley(descent)
 
     tx = salera_optax.salera(schedule, alpha=0.1, law=ours, detector=salera_optax.published())
@@ -153,6 +161,8 @@ CASES = [
     alera_case("groups by function", labels=TWO, groups=lambda _: TWO),
     alera_case("momentum", lambda: oracle.Momentum(0.9), momentum=0.9, nesterov=False),
     alera_case("Nesterov", lambda: oracle.Momentum(0.9, nesterov=True), momentum=0.9),
+    alera_case("no outliers", lambda: oracle.Momentum(0.9), momentum=0.9, nesterov=False, clip=0.8),
+    alera_case("no outliers in groups", labels=TWO, groups=TWO, clip=0.8),
     alera_case("weight decay", weight_decay=0.1),
     alera_case("complex leaves", is_complex=True),
     ag_adam_case("defaults", oracle.Adam),

@@ -194,3 +194,21 @@ def test_a_schedule_multiplies_the_self_tuned_rate(factory):
         x, a = scheduled.update(params, a, params)
         y, b = constant.update(params, b, params)
         np.testing.assert_allclose(x, factor * y, rtol=1e-5)
+
+
+def test_an_outlier_is_stepped_as_four_usual_gradients():
+    tx = salera_optax.alera(1.0, law=salera_optax.ratio(0.0), momentum=None)
+    direction = jnp.array([0.6, 0.8])
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+
+    def steps(*lengths):
+        """Those of leaf `a` for gradients so long; `b` has one of the length 1 each time."""
+        state = tx.init(params)
+        for length in lengths:
+            updates, state = tx.update({"a": length * direction, "b": direction}, state, params)
+            np.testing.assert_allclose(updates["b"], -direction, rtol=1e-6)
+            yield float(-updates["a"] @ direction)
+
+    np.testing.assert_allclose([*steps(*[1] * 9, 3, 1)], [1] * 9 + [3, 1], rtol=1e-6)
+    np.testing.assert_allclose([*steps(*[1] * 9, 100, 1)], [1] * 9 + [4, 1], rtol=1e-6)
+    np.testing.assert_allclose([*steps(0, 0, 100)], [0, 0, 100], err_msg="the first is usual")

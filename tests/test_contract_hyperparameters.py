@@ -37,6 +37,7 @@ ALTERNATIVES: Mapping[str, float] = {
     "gain": 0.05,
     "eps": 0.05,
     "momentum": 0.5,
+    "clip": 0.5,
     "decay": 0.5,
     "weight_decay": 0.1,
     "b1": 0.5,

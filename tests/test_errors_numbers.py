@@ -155,6 +155,13 @@ def test_momentum_is_between_zero_and_one() -> None:
             salera_optax.salera(0.1, momentum=momentum)
 
 
+@pytest.mark.parametrize("factory", ALIASES[:2])
+@pytest.mark.parametrize("clip", [0.0, -1.0, NAN, INF])
+def test_clip_is_above_zero(factory: Callable[..., Any], clip: float) -> None:
+    with pytest.raises(ValueError, match=f"clip must be finite and above 0, got {clip}"):
+        factory(0.1, clip=clip)
+
+
 @pytest.mark.parametrize("factory", ALIASES)
 @pytest.mark.parametrize("value", [-0.1, NAN, INF])
 def test_rates_are_finite_and_not_negative(factory: Callable[..., Any], value: float) -> None:

@@ -75,7 +75,7 @@ def optimizer(algorithm, variant, arguments, decay, groups):
     if algorithm != "spalera":
         arguments["groups"] = groups
     if algorithm in ("alera", "salera"):
-        arguments["momentum"] = None
+        arguments.update(momentum=None, clip=None)
     if algorithm in ("salera", "spalera"):
         numbers = {name: arguments.pop(name) for name in ("smoothing", "threshold")}
         arguments["detector"] = salera_optax.published(**numbers)

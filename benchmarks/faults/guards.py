@@ -75,7 +75,7 @@ GUARDS: dict[str, GuardedOptimizer] = {
     ),
     "salera(0.1)": GuardedOptimizer(
         lambda rate, _: salera_optax.salera(
-            rate, law=salera_optax.score(2.12e-6), momentum=None, axis_name=REPLICAS
+            rate, law=salera_optax.score(2.12e-6), momentum=None, clip=None, axis_name=REPLICAS
         ),
         0.1,
         alarm=_alarm,
