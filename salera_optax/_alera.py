@@ -5,9 +5,8 @@ Possible But Not Faster", arXiv 1709.01427, Section 3 and Algorithm 1.
 """
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +24,8 @@ from salera_optax._arrays import (
     zeros_like,
 )
 from salera_optax._devices import AxisName, as_names, varying
-from salera_optax._groups import Groups, check_groups, members_of
-from salera_optax._laws import Law, Published, changed, check_law, entered, ratio, share_of
+from salera_optax._groups import Groups, Runs, check_groups, members_of
+from salera_optax._laws import Law, Published, changed, check_law, clipped, entered, ratio
 from salera_optax._random_walk import check_alpha
 from salera_optax._validation import (
     check_axes,
@@ -57,13 +56,6 @@ class ScaleByAleraState(NamedTuple):
     log_rate: Any
     lengths: Any
     base_state: Any
-
-
-# The scalars of so many groups are one vector. XLA then compiles and starts a few kernels for all
-# of them, not a dozen a group. Those of all groups are not one: every leaf would read a place of
-# its own, in a kernel of its own, while XLA compiles equal kernels only once. With 200 leaves that
-# was most of the compilation.
-_RUN = 16
 
 
 @functools.partial(jax.jit, static_argnums=0)  # traced once for all optimizers
@@ -137,8 +129,9 @@ def scale_by_alera(
         parameters; or a function from parameters to such a pytree, such as `by_module`.
       base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
         itself; the path always sees the raw gradient.
-      clip: how many times the usual norm of its group the gradient may have that `base` sees, above
-        0; a longer one is scaled down to that. None for no limit; see `alera`.
+      clip: how many times the usual norm of its group the gradient may have that `base` sees,
+        finite and above 0; a longer one is scaled down to that, and lowers the rate. None for no
+        limit; see `alera`.
       eps: a group whose gradient norm is at most this, finite and at least 0, lets its path decay
         and keeps its rate.
       axis_name: inside `shard_map` or `pmap`, the axes to take the norms over; see `alera`.
@@ -204,54 +197,41 @@ def scale_by_alera(
         memory = jnp.asarray(alpha, dtype)
         leaves, treedef = jax.tree.flatten(state.path)
         _check_axes(leaves, axis_name)
-        group_of = {i: name for name, indices in members.items() for i in indices}
-        places = range(0, len(members), _RUN)
-        runs = [list(members)[place : place + _RUN] for place in places]
-
-        def in_runs(of_leaves: list[Any]) -> list[jax.Array]:
-            sums = {name: sum(of_leaves[i] for i in members[name]) for name in members}
-            return [jnp.stack([jnp.asarray(sums[name], dtype) for name in run]) for run in runs]
-
-        def by_leaf(tree: Any, factors: dict[str, jax.Array], like: Any) -> list[jax.Array]:
-            pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True)
-            return [scaled(x, factors[group_of[i]], y) for i, (x, y) in enumerate(pairs)]
-
-        def by_group(vectors: Iterable[jax.Array]) -> dict[str, jax.Array]:
-            return dict(zip(members, itertools.chain(*vectors), strict=True))
-
-        norms = [jnp.sqrt(each) for each in in_runs(squared_norms(updates, axis_name, state.path))]
-        before = jnp.split(state.lengths, list(places[1:]))
+        runs = Runs(members, dtype)
+        norms = [jnp.sqrt(each) for each in runs.sums(squared_norms(updates, axis_name, leaves))]
+        before = runs.split(state.lengths)
         entries = [
             _enter(published, norm, each, memory, step, eps)
             for norm, each in zip(norms, before, strict=True)
         ]
-        gradient = updates
+        weights, lengths = zip(*entries, strict=True)
+        old_log_rates, gradient = runs.vectors(state.log_rate), updates
         if clip is not None:
-            each = zip(norms, before, strict=True)
-            shares = by_group(share_of(clip, norm, lengths, step) for norm, lengths in each)
-            gradient = jax.tree.unflatten(treedef, by_leaf(updates, shares, updates))
+            numbers = zip(norms, before, lengths, strict=True)
+            tamed = [clipped(clip, *each, step, eps) for each in numbers]
+            shares, less = zip(*tamed, strict=True)
+            gradient = jax.tree.unflatten(treedef, runs.scaled(updates, shares, updates))
+            old_log_rates = [old + x for old, x in zip(old_log_rates, less, strict=True)]
         direction, base_state = inner.update(gradient, state.base_state, params, **extra_args)
-        weights = by_group(weight for weight, _ in entries)
-        lengths = [after for _, after in entries]
-        news = by_leaf(updates, weights, leaves)
+        news = runs.scaled(updates, weights, leaves)
         path = [scaled(p, 1 - memory, p) + new for p, new in zip(leaves, news, strict=True)]
         log_rates = [
-            adapt(jnp.stack([state.log_rate[name] for name in run]), *each, memory, step)
-            for run, *each in zip(
-                runs,
-                in_runs(squared_norms(path, axis_name, leaves)),
+            adapt(*each, memory, step)
+            for each in zip(
+                old_log_rates,
+                runs.sums(squared_norms(path, axis_name, leaves)),
                 (after[:, 1] for after in lengths),
-                in_runs([real_size(leaf, axis_name) for leaf in leaves]),
+                runs.sums([real_size(leaf, axis_name) for leaf in leaves]),
                 (norm > eps for norm in norms),
                 strict=True,
             )
         ]
-        rates = by_group(jnp.exp(each) for each in log_rates)
-        moves = by_leaf(direction, rates, direction if params is None else params)
+        rates = [jnp.exp(each) for each in log_rates]
+        moves = runs.scaled(direction, rates, direction if params is None else params)
         return jax.tree.unflatten(treedef, moves), ScaleByAleraState(
             step=step,
             path=jax.tree.unflatten(treedef, path),
-            log_rate=by_group(log_rates),
+            log_rate=runs.by_group(log_rates),
             lengths=jnp.concatenate(lengths),
             base_state=base_state,
         )

@@ -42,10 +42,12 @@ def alera(
 
     with g/||g|| in the path under the paper's law. So many tiny gradients do not outvote a few
     large ones; and a huge one, of an example that the network has not learned, makes no step that
-    ends the run, for the rate is tuned to the usual ones. The law compares the path with a random
-    walk's (`path_mean`, `path_std`), made of steps of the same lengths: the rate goes up while
-    successive gradients agree more than chance would have it, and down while they agree less. Where
-    ||g|| <= eps the path only decays, and the rate stays.
+    ends the run, for the rate is tuned to the usual ones. As far as it raises what is usual, the
+    rate comes down: where gradients grow for good, steps become at most `clip` times as long.
+
+    The law compares the path with a random walk's (`path_mean`, `path_std`), made of steps of the
+    same lengths: the rate goes up while successive gradients agree more than chance would have it,
+    and down while they agree less. Where ||g|| <= eps the path only decays, and the rate stays.
 
     Args:
       learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
@@ -60,8 +62,9 @@ def alera(
         `by_module` (the paper's layers).
       momentum: decay of the momentum in [0, 1), or None; the path still sees the raw gradient.
       nesterov: whether the momentum, if any, is Nesterov's.
-      clip: how many times the usual norm of its group a gradient may have, above 0; a longer one is
-        scaled down to that in front of the momentum. None for no limit.
+      clip: how many times the usual norm of its group a gradient may have, finite and above 0; a
+        longer one is scaled down to that in front of the momentum, and lowers the rate. None for no
+        limit.
       weight_decay: what part of a parameter is added to its gradient, finite and at least 0, or an
         Optax schedule: an L2 penalty, in front of path and momentum. Where a gradient is exactly
         zero, as in the unseen rows of an embedding, nothing decays.
@@ -155,8 +158,9 @@ def salera(
         strings that is a prefix of the parameters; or a function to one, such as `by_module`.
       momentum: decay of the momentum in [0, 1), or None; `reset_path` resets it too.
       nesterov: whether the momentum, if any, is Nesterov's.
-      clip: how many times the usual norm of its group a gradient may have, above 0; a longer one is
-        scaled down to that in front of the momentum. None for no limit.
+      clip: how many times the usual norm of its group a gradient may have, finite and above 0; a
+        longer one is scaled down to that in front of the momentum, and lowers the rate. None for no
+        limit.
       weight_decay: what part of a parameter is added to its gradient, finite and at least 0, or an
         Optax schedule: an L2 penalty, in front of path and momentum.
       mask: pytree of booleans, or function to one, of the leaves that decay; None for all.

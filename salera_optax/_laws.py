@@ -207,18 +207,35 @@ def entered(
     return weight, jnp.stack([usual, chance])
 
 
-def share_of(clip: ArrayLike, norm: jax.Array, lengths: jax.Array, step: jax.Array) -> jax.Array:
-    """What the gradients of some groups are multiplied by, so that none is an outlier; at most 1.
+def clipped(
+    clip: ArrayLike,
+    norm: jax.Array,
+    before: jax.Array,
+    after: jax.Array,
+    step: jax.Array,
+    eps: ArrayLike,
+) -> tuple[jax.Array, jax.Array]:
+    """What becomes of outliers, and of the rates: these are tuned to gradients of the usual norm.
 
     Args:
       clip: times the usual norm, the longest a gradient may be.
       norm: of the gradients, of the shape (groups,).
-      lengths: of the groups, before this step, as in `ScaleByAleraState`.
+      before: lengths of the groups before this step, as in `ScaleByAleraState`.
+      after: the same after it.
       step: number of this step, from 1.
+      eps: the largest norm that is no gradient.
+
+    Returns:
+      What the gradients are multiplied by, at most 1, and what is added to the logarithms of the
+      rates, at most 0: where an outlier has raised the usual norm, the rate falls by as much. So
+      where gradients have become longer for good, steps become at most `clip` times as long.
     """
-    longest = clip * jnp.sqrt(jnp.where(step == 1, 0, lengths[:, 0]))
-    outlier = (longest > 0) & (norm > longest)
-    return jnp.where(outlier, longest / jnp.where(outlier, norm, 1), 1)
+    usual = jnp.where(step == 1, 0, before[:, 0])
+    longest = clip * jnp.sqrt(usual)
+    outlier = (longest > 0) & (norm > jnp.maximum(longest, eps))
+    share = jnp.where(outlier, longest / jnp.where(outlier, norm, 1), 1)
+    raised = jnp.where(outlier, after[:, 0], 1) / jnp.where(outlier, usual, 1)
+    return share, -0.5 * jnp.log(jnp.maximum(raised, 1))
 
 
 def changed(

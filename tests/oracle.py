@@ -112,7 +112,11 @@ class Alera:
             d = sum(self.sizes[k] for k in leaves)
             norm = math.sqrt(squared_norm(grads[k] for k in leaves))
             longest = (self.clip or math.inf) * (math.sqrt(self.lengths[label].usual) or math.inf)
+            usual = self.lengths[label].usual
             weight = self.lengths[label].weight(norm)
+            longest = longest if norm > self.eps else math.inf
+            if norm > longest:  # the rate falls as far as the usual norm rises
+                self.rate[label] *= min(1, math.sqrt(usual / self.lengths[label].usual))
             for k in leaves:
                 clipped[k] = grads[k] * min(1, longest / norm if norm else 1)
                 self.path[k] = (1 - self.alpha) * self.path[k] + weight * grads[k]

@@ -196,7 +196,7 @@ def test_a_schedule_multiplies_the_self_tuned_rate(factory):
         np.testing.assert_allclose(x, factor * y, rtol=1e-5)
 
 
-def test_an_outlier_is_stepped_as_four_usual_gradients():
+def test_outliers_are_stepped_as_four_usual_gradients_and_lower_the_rate():
     tx = salera_optax.alera(1.0, law=salera_optax.ratio(0.0), momentum=None)
     direction = jnp.array([0.6, 0.8])
     params = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
@@ -210,5 +210,8 @@ def test_an_outlier_is_stepped_as_four_usual_gradients():
             yield float(-updates["a"] @ direction)
 
     np.testing.assert_allclose([*steps(*[1] * 9, 3, 1)], [1] * 9 + [3, 1], rtol=1e-6)
-    np.testing.assert_allclose([*steps(*[1] * 9, 100, 1)], [1] * 9 + [4, 1], rtol=1e-6)
+    # It counts for ten in the mean square, a tenth of which is new: 1 + 99/10.
+    rate = 1 / np.sqrt(10.9)
+    np.testing.assert_allclose([*steps(*[1] * 9, 100, 1)], [1] * 9 + [4 * rate, rate], rtol=1e-5)
+    assert max(steps(*[1] * 9, *[1e6] * 90)) < 4, "no longer where gradients have grown for good"
     np.testing.assert_allclose([*steps(0, 0, 100)], [0, 0, 100], err_msg="the first is usual")
