@@ -37,10 +37,10 @@ def test_the_costs_are_written_as_a_table_as_json_and_as_a_picture(
     assert "alarm_ratio" not in adam
     # Scalars, too, are part of the state. Four layers of 10 x 10 weights and 10 biases.
     assert adam["state"] == pytest.approx(2, abs=0.1)
-    assert guarded["state"] == pytest.approx(1, abs=0.2)  # its history too
+    assert guarded["state"] == pytest.approx(1, abs=0.25)  # its history too
     assert adam["floor_bytes"] == pytest.approx(7 * 440 * 4, rel=0.03)
     assert 1 <= adam["traffic_bytes"] / adam["floor_bytes"] < 2
-    assert guarded["floor_bytes"] == pytest.approx(4 * 440 * 4, rel=0.1)
+    assert guarded["floor_bytes"] == pytest.approx(4 * 440 * 4, rel=0.15)
     assert [row["size"] for row in costs["leaves"]] == [1, 1, 10, 10]
     assert [row["size"] for row in costs["networks"][::2]] == list(programs.NETWORKS)
     assert "chain_ratio" in guarded
