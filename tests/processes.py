@@ -51,7 +51,7 @@ def loss_fn(params, inputs, targets):
     return jnp.mean((hidden @ params["w2"] - targets) ** 2)
 
 
-TX = salera_optax.salera(0.1)
+TX = salera_optax.salera(0.01)
 
 
 @jax.jit

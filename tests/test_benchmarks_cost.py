@@ -24,7 +24,7 @@ def test_the_costs_are_written_as_a_table_as_json_and_as_a_picture(
     small = dict.fromkeys(programs.NETWORKS, functools.partial(programs.at_size, parameters=100))
     monkeypatch.setattr(programs, "NETWORKS", small)
     monkeypatch.setattr(measure, "FEW", tuple(makers))
-    sizes = ["--parameters", "400", "--largest", "10000", "--leaves", "10", "--rounds", "1"]
+    sizes = ["--parameters", "1600", "--largest", "10000", "--leaves", "10", "--rounds", "1"]
     result = CliRunner().invoke(main, ["cost", *sizes, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "cost.md").read_text() in result.output
@@ -35,12 +35,12 @@ def test_the_costs_are_written_as_a_table_as_json_and_as_a_picture(
     assert adam["step_ratio"] == adam["update_ratio"] == 1
     assert "alarm_ratio" in guarded
     assert "alarm_ratio" not in adam
-    # Scalars, too, are part of the state. Four layers of 10 x 10 weights and 10 biases.
+    # Scalars, too, are part of the state. Four layers of 20 x 20 weights and 20 biases.
     assert adam["state"] == pytest.approx(2, abs=0.1)
-    assert guarded["state"] == pytest.approx(1, abs=0.25)  # its history too
-    assert adam["floor_bytes"] == pytest.approx(7 * 440 * 4, rel=0.03)
+    assert guarded["state"] == pytest.approx(1, abs=0.2)  # its history too
+    assert adam["floor_bytes"] == pytest.approx(7 * 1680 * 4, rel=0.03)
     assert 1 <= adam["traffic_bytes"] / adam["floor_bytes"] < 2
-    assert guarded["floor_bytes"] == pytest.approx(4 * 440 * 4, rel=0.15)
+    assert guarded["floor_bytes"] == pytest.approx(4 * 1680 * 4, rel=0.1)
     assert [row["size"] for row in costs["leaves"]] == [1, 1, 10, 10]
     assert [row["size"] for row in costs["networks"][::2]] == list(programs.NETWORKS)
     assert "chain_ratio" in guarded

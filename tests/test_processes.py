@@ -63,4 +63,4 @@ def test_two_processes_equal_one_also_across_a_crash(tmp_path):
         assert actual["holds"].tolist() == explosion
         assert expected["alarms"].tolist() == actual["alarms"].tolist() == explosion[-1:]
         for name in processes.SPECS:
-            np.testing.assert_allclose(actual[name], expected[name], rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(actual[name], expected[name], rtol=1e-6, atol=1e-7)
