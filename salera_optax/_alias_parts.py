@@ -52,8 +52,13 @@ def scaled_by_rate(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def with_momentum(momentum: ArrayLike | None, nesterov: bool) -> optax.GradientTransformation:
+def with_momentum(
+    momentum: ArrayLike | None, nesterov: bool, *, by_default: bool = True
+) -> optax.GradientTransformation:
+    """The momentum of an alias; where there is none `by_default`, Nesterov's needs one given."""
     if momentum is None:
+        if nesterov and not by_default:
+            raise ValueError("nesterov must be False without a momentum, got True.")
         return optax.identity()
     check_number("momentum", momentum, lambda decay: 0 <= decay < 1, "in [0, 1)")
     return optax.trace(momentum, nesterov)

@@ -288,7 +288,7 @@ def spalera(
 
     Source: arXiv 1709.01427, Appendix B, Algorithm 2.
     """
-    base = with_momentum(momentum, nesterov)
+    base = with_momentum(momentum, nesterov, by_default=False)
     rates = scale_by_parameterwise_alera(alpha, law, base=base, eps=eps, axis_name=axis_name)
     return with_guard(
         optax.chain(

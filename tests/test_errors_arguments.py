@@ -133,3 +133,8 @@ def test_all_arguments_behind_the_learning_rate_are_given_by_name(
 ) -> None:
     with pytest.raises(TypeError, match="positional argument"):
         factory(0.1, 0.01)
+
+
+def test_nesterov_needs_a_momentum_where_there_is_none_by_default() -> None:
+    with pytest.raises(ValueError, match="nesterov must be False without a momentum"):
+        salera_optax.spalera(0.1, nesterov=True)
