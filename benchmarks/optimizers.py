@@ -30,6 +30,10 @@ class Recipe(NamedTuple):
     averaged: Callable[[Any, Any], Any] | None = None
 
 
+PLAIN: dict[str, Any] = {"momentum": None, "nesterov": False, "clip": None}
+"""What `alera` and `salera` have beyond the paper, left out."""
+
+
 def _published_salera(
     learning_rate: float, alpha: float = 0.01, gain: float = 3e-6, *, minibatch_ratio: float
 ) -> optax.GradientTransformation:
@@ -42,8 +46,7 @@ def _published_salera(
         rollback=False,
         reset_path=False,
         groups=salera_optax.by_module,
-        momentum=None,
-        clip=None,
+        **PLAIN,
     )
 
 
@@ -70,7 +73,6 @@ def _score(gain: float) -> Callable[..., Any]:
     return partial(salera_optax.score, gain=gain)
 
 
-_PLAIN: dict[str, Any] = {"momentum": None, "nesterov": False, "clip": None}  # as in the paper
 _OPTAX = {
     "sgd": Recipe(optax.sgd, 0.1),
     "nag": Recipe(partial(optax.sgd, momentum=0.9, nesterov=True), 0.01),
@@ -82,8 +84,8 @@ OPTIMIZERS: dict[str, Recipe] = {
     "salera_adamw": Recipe(salera_optax.salera_adamw, 1e-4, partial(salera_optax.ratio, rest=-0.1)),
     "salera-ratio": Recipe(salera_optax.salera, 0.01, salera_optax.ratio),
     # The paper's experiments, under its law. The results under these names are theirs.
-    "salera": Recipe(partial(salera_optax.salera, **_PLAIN), 0.01, _score(2.12e-6)),
-    "alera": Recipe(partial(salera_optax.alera, **_PLAIN), 0.01, _score(2.12e-6)),
+    "salera": Recipe(partial(salera_optax.salera, **PLAIN), 0.01, _score(2.12e-6)),
+    "alera": Recipe(partial(salera_optax.alera, **PLAIN), 0.01, _score(2.12e-6)),
     "spalera": Recipe(salera_optax.spalera, 0.1, _score(2.11e-8)),
     "ag_adam": Recipe(partial(salera_optax.ag_adam, alpha=0.001), 0.001, _score(2.12e-6)),
     "published-salera": Recipe(_published_salera, 0.01),

@@ -170,6 +170,11 @@ def check_law(law: Any) -> None:
         )
 
 
+def _remembered(lengths: jax.Array, step: jax.Array) -> jax.Array:
+    """The lengths before this step; where everything starts anew, none."""
+    return jnp.where(step == 1, 0, lengths)
+
+
 def entered(
     published: bool,
     norm: jax.Array,
@@ -197,7 +202,7 @@ def entered(
       squared weights of all steps so far, the mean of ``||path||^2`` under chance: Eq. 4, where all
       steps have the same length.
     """
-    usual, chance = jnp.where(step == 1, 0, lengths)
+    usual, chance = _remembered(lengths, step)
     # An outlier is no measure of the others: it would make them small for long.
     square = jnp.where(usual > 0, jnp.minimum(jnp.square(norm), _RISE * usual), jnp.square(norm))
     usual += jnp.maximum(_NORM_RATE, 1 / step.astype(norm.dtype)) * (square - usual)
@@ -230,7 +235,7 @@ def clipped(
       rates, at most 0: where an outlier has raised the usual norm, the rate falls by as much. So
       where gradients have become longer for good, steps become at most `clip` times as long.
     """
-    usual = jnp.where(step == 1, 0, before[:, 0])
+    usual = _remembered(before, step)[:, 0]
     longest = clip * jnp.sqrt(usual)
     outlier = (longest > 0) & (norm > jnp.maximum(longest, eps))
     share = jnp.where(outlier, longest / jnp.where(outlier, norm, 1), 1)

@@ -8,6 +8,7 @@ import optax
 
 import salera_optax
 from benchmarks.faults.rivals import skip_and_clip, skip_step, zclip
+from benchmarks.optimizers import PLAIN
 
 REPLICAS = "replicas"
 """The name of the axis of the data-parallel replicas, over which every guard agrees."""
@@ -75,7 +76,7 @@ GUARDS: dict[str, GuardedOptimizer] = {
     ),
     "salera(0.1)": GuardedOptimizer(
         lambda rate, _: salera_optax.salera(
-            rate, law=salera_optax.score(2.12e-6), momentum=None, clip=None, axis_name=REPLICAS
+            rate, law=salera_optax.score(2.12e-6), axis_name=REPLICAS, **PLAIN
         ),
         0.1,
         alarm=_alarm,
