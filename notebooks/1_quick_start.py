@@ -169,10 +169,9 @@ plt.show()
 
 # %% [markdown]
 # AdamW has its window, and outside of it a run is slow or lost. Ours has none: whatever rate it is
-# given, it starts from a small share of the size of the weights, for the first steps of Adam have
-# the length of the rate in every weight. From there the rate climbs, for successive gradients point
-# the same way, until they no longer do. (One image of the test set is 0.34 %: among the good runs
-# the differences are chance.)
+# given, it starts with steps that are small beside the weights. From there the rate climbs, for
+# successive gradients point the same way, until they no longer do. (One image of the test set is
+# 0.34 %: among the good runs the differences are chance.)
 #
 # ## The rates, layer by layer
 #
@@ -239,7 +238,7 @@ for event in salera_optax.events(opt_state)[-3:]:
 # %% [markdown]
 # ## What it does not do
 #
-# - **It does not beat a tuned rate.** It saves the search for one: compare the best of each below.
+# - **It may lose to a tuned rate and schedule.** What it saves is the search: compare each below.
 # - **It is no law.** A guarded optimizer of your own that starts far too high can end at chance:
 #   while the alarms bring the rate down, many ReLUs fall silent, and no smaller rate wakes them.
 # - **It needs a loss that can be compared** from step to step. A GAN's cannot.

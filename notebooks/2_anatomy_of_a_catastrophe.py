@@ -426,11 +426,13 @@ for rate, row in zip(too_high, errors, strict=True):
     )
 
 # %% [markdown]
-# It need not: a harm that no loss has shown yet is not taken back.
+# It does not always: damage that no loss has shown yet is not undone. (That is the paper's law.
+# This library's own keeps the first steps small beside the parameters, and starts too high from no
+# rate.)
 #
 # ## 6. Where it does not help
 #
-# * **An explosion in the very last steps** stays: an alarm needs the next losses, three as a rule.
+# * **An explosion in the last three steps** is not undone: an alarm needs the next losses.
 # * **A slow rise** in units of the loss's own noise goes unnoticed.
 # * **The loss must mean the same at every step.** That of a GAN or of a policy gradient does not.
 # * **Drift of the data** over weeks is not its task: it watches for what one step too many does.

@@ -2,56 +2,24 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
 from salera_optax._alera import scale_by_alera
-from salera_optax._alias_parts import scaled_by_rate, with_decay, with_guard
-from salera_optax._arrays import copied, real_size, squared_norms, statistics_dtype
+from salera_optax._alias_parts import scaled_by_rate, with_decay, with_guard, with_limits
 from salera_optax._averaging import polynomial_averaging
 from salera_optax._detectors import Detector
-from salera_optax._devices import AxisName, varying
+from salera_optax._devices import AxisName
 from salera_optax._groups import Groups
 from salera_optax._laws import Law, ratio
 from salera_optax._validation import check_number
 
-# The first steps of Adam have the length of the rate in every weight, whatever the gradient. If
-# that is much beside the weights, units are lost before a loss could tell. If it is little, a short
-# run is over before the rates have climbed.
-_MOST = 0.003  # of the root mean square of all parameters, to start from
-_LEAST = 0.0003  # the same, but not of a schedule, which may be a warm-up
+_FIRST = (0.0003, 0.003)  # length of the first step, as of `with_limits`
 _REST = -0.1  # of the rates of `salera_adamw`
 
 
-def _starting_within(
-    adam: optax.GradientTransformationExtraArgs, least: float, axis_name: AxisName
-) -> optax.GradientTransformationExtraArgs:
-    """`ag_adam` whose first rate is from `least` to `_MOST` in units of the parameters."""
-
-    def init_fn(params: Any) -> Any:
-        state: Any = adam.init(params)
-        leaves = jax.tree.leaves(params)
-        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves) or not leaves:
-            return state
-        # Inside `shard_map` a leaf may be a part of a whole, outside of it none is.
-        inside = axis_name if any(map(varying, leaves)) else None
-        dtype = statistics_dtype(params)
-        square = sum(jnp.asarray(s, dtype) for s in squared_norms(params, inside, params))
-        count = float(max(sum(real_size(leaf, inside) for leaf in leaves), 1))
-        size, rate = jnp.sqrt(square / count), state[1].learning_rate
-        known = (rate > 0) & (size > 0)
-        start = jnp.clip(rate, least * size, _MOST * size)
-        first = jnp.log(jnp.where(known, start, 1) / jnp.where(known, rate, 1))
-        log_rate = copied(dict.fromkeys(state[0].log_rate, first))
-        return (state[0]._replace(log_rate=log_rate), *state[1:])
-
-    return optax.GradientTransformationExtraArgs(init_fn, adam.update)
-
-
 def ag_adam(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule = 1e-3,
     *,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -71,9 +39,12 @@ def ag_adam(
     `salera_adamw` is the same with weight decay and a guard, and the better choice wherever the
     loss can be had in the training loop.
 
+    Steps stay small beside the parameters, as those of `alera`, but the first is from 0.0003 to
+    0.003 of their root mean square: Adam's direction is as long as momentum makes it already.
+
     Args:
       learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
-        self-tuned rate multiplies.
+        self-tuned rate multiplies. Leave it: it counts only as far as those limits let it.
       b1: decay of Adam's first moment, in [0, 1].
       b2: decay of Adam's second moment, in [0, 1].
       eps: Adam's epsilon, added to the root of the second moment (that of ALERA is 1e-6).
@@ -98,15 +69,15 @@ def ag_adam(
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, salera_optax
-      >>> tx = salera_optax.ag_adam(0.1)
+      >>> tx = salera_optax.ag_adam()
       >>> x = jnp.array([1.0, -2.0])
       >>> state = tx.init(x)
-      >>> for _ in range(5):
+      >>> for _ in range(300):
       ...     grads = jax.grad(lambda x: jnp.sum(x**2))(x)
       ...     updates, state = tx.update(grads, state, x)
       ...     x = optax.apply_updates(x, updates)
-      >>> [round(float(xi), 1) for xi in x]
-      [0.5, -1.5]
+      >>> bool(jnp.abs(x).max() < 0.1)
+      True
 
     Source: arXiv 1709.01427, Section 3.3. Deviations: the law; Optax's Adam adds eps after the bias
     correction, the authors' before it.
@@ -116,7 +87,8 @@ def ag_adam(
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     base = optax.chain(adam, with_decay(weight_decay, mask, everywhere=True))
     rates = scale_by_alera(alpha, law, groups=groups, base=base, axis_name=axis_name)
-    return optax.chain(rates, scaled_by_rate(learning_rate))
+    chain = optax.chain(rates, scaled_by_rate(learning_rate))
+    return with_limits(chain, learning_rate, law, _FIRST, axis_name, of_gradient=False)
 
 
 def salera_adamw(
@@ -154,10 +126,9 @@ def salera_adamw(
 
     Args:
       learning_rate: initial rate, finite and at least 0, or an Optax schedule that the self-tuned
-        rate multiplies. Leave it: the runs end much alike. For it counts only from 0.0003 to 0.003
-        of the root mean square of all parameters, unless they are zero or it is; outside of that
-        the nearer of these two is the initial rate. Of a schedule the first value counts, which may
-        be less. A rate of 0 stays 0.
+        rate multiplies. Leave it: the runs end much alike. The first step is from 0.0003 to 0.003
+        of the root mean square of all parameters, per weight, whatever it is; see `ag_adam` and
+        `alera`. A rate of 0 stays 0.
       b1: decay of Adam's first moment, in [0, 1].
       b2: decay of Adam's second moment, in [0, 1].
       eps: added to the root of the second moment.
@@ -223,10 +194,8 @@ def salera_adamw(
         groups=groups,
         axis_name=axis_name,
     )
-    least = 0 if callable(learning_rate) else _LEAST
-    unguarded = _starting_within(adam, least, axis_name)
     return with_guard(
-        optax.chain(unguarded, polynomial_averaging()) if average else unguarded,
+        optax.chain(adam, polynomial_averaging()) if average else adam,
         reset_path,
         factor=factor,
         rollback=rollback,

@@ -25,7 +25,16 @@ from salera_optax._arrays import (
 )
 from salera_optax._devices import AxisName, as_names, varying
 from salera_optax._groups import Groups, Runs, check_groups, members_of
-from salera_optax._laws import Law, Published, changed, check_law, clipped, entered, ratio
+from salera_optax._laws import (
+    Law,
+    Limits,
+    Published,
+    changed,
+    check_law,
+    clipped,
+    entered,
+    ratio,
+)
 from salera_optax._random_walk import check_alpha
 from salera_optax._validation import (
     check_axes,
@@ -67,7 +76,8 @@ def _enter(published: bool, norms: jax.Array, lengths: jax.Array, *shared: Any) 
 
 def _adapting(law: Law) -> Callable[..., jax.Array]:
     """`changed`, for the groups of a vector."""
-    return jax.jit(jax.vmap(functools.partial(changed, law), (0, 0, 0, 0, 0, None, None)))
+    shared = (None, None, None)
+    return jax.jit(jax.vmap(functools.partial(changed, law), (0, 0, 0, 0, 0, *shared)))
 
 
 _ADAPT = _adapting(ratio())
@@ -183,7 +193,12 @@ def scale_by_alera(
         )
 
     def update_fn(
-        updates: Any, state: Any, params: Any = None, **extra_args: Any
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        rate_limits: Limits | None = None,
+        **extra_args: Any,
     ) -> tuple[Any, ScaleByAleraState]:
         check_state("scale_by_alera", state, ScaleByAleraState)
         check_same_tree("scale_by_alera", "updates", updates, state.path)
@@ -216,11 +231,11 @@ def scale_by_alera(
         news = runs.scaled(updates, weights, leaves)
         path = [scaled(p, 1 - memory, p) + new for p, new in zip(leaves, news, strict=True)]
         log_rates = [
-            adapt(*each, memory, step)
+            adapt(*each, memory, step, rate_limits)
             for each in zip(
                 old_log_rates,
                 runs.sums(squared_norms(path, axis_name, leaves)),
-                (after[:, 1] for after in lengths),
+                lengths,
                 runs.sums([real_size(leaf, axis_name) for leaf in leaves]),
                 (norm > eps for norm in norms),
                 strict=True,

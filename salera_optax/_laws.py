@@ -10,7 +10,7 @@ Source: arXiv 1709.01427, Eq. 6, is `score`; `ratio` is this library's.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def _check_gain(gain: Any) -> None:
 def ratio(gain: ArrayLike = 0.01, rest: ArrayLike = 0.0) -> Law:
     """The law of the logarithm: as quick down as up, and the same for leaves of every size.
 
-    The default of every optimizer here. With mean and std those of the random walk
+    The default of every optimizer here but `spalera`. With mean and std those of the random walk
     (`path_mean(alpha, step)`, `path_std(alpha, d, step)`), and s = std/mean, about sqrt(2/d)::
 
         x = log(||path||^2 / mean) + s^2/2 + s^4/12 - rest      clipped to [-2, 2]
@@ -243,21 +243,38 @@ def clipped(
     return share, -0.5 * jnp.log(jnp.maximum(raised, 1))
 
 
+class Limits(NamedTuple):
+    """Within which a step is to be long, scalars.
+
+    Attributes:
+      lowest: logarithm of the least rate multiplier.
+      highest: of the largest.
+      of_gradient: whether these are the multipliers of a gradient whose root mean square is 1, and
+        not of a direction that has the same length whatever the gradient, as Adam's.
+    """
+
+    lowest: jax.Array
+    highest: jax.Array
+    of_gradient: jax.Array
+
+
 def changed(
     law: Law,
     log_rate: jax.Array,
     squared_norm: jax.Array,
-    chance: jax.Array,
+    lengths: jax.Array,
     d: jax.Array,
     has_gradient: jax.Array,
     alpha: jax.Array,
     step: jax.Array,
+    limits: Limits | None = None,
 ) -> jax.Array:
-    """The logarithm of a rate after a step under a law, kept finite.
+    """The logarithm of a rate after a step under a law, kept finite, and within limits if given.
 
     But under `Published` laws the squared norm is first put in the unit in which chance gives it
     the mean of Eq. 4.
     """
+    usual, chance = lengths
     if not isinstance(law, Published):
         unit = path_mean(alpha, step) / jnp.where(chance > 0, chance, 1)
         squared_norm = jnp.where(chance > 0, squared_norm * unit, 0)
@@ -269,7 +286,16 @@ def changed(
         )
     if not isinstance(law, Published):
         change = jnp.where(has_gradient, change, 0)
-    return bounded(log_rate + jnp.asarray(change, log_rate.dtype))
+    log_rate = bounded(log_rate + jnp.asarray(change, log_rate.dtype))
+    return log_rate if limits is None else _within(limits, log_rate, usual, d)
+
+
+def _within(limits: Limits, log_rate: jax.Array, usual: jax.Array, d: jax.Array) -> jax.Array:
+    """The logarithm of a rate within limits, for gradients of that mean square of their norm."""
+    known = ~limits.of_gradient | (usual > 0)
+    unit = jnp.where(limits.of_gradient & known, usual / jnp.maximum(d, 1), 1)
+    low, high = (limit - 0.5 * jnp.log(unit) for limit in (limits.lowest, limits.highest))
+    return jnp.where(known, jnp.clip(log_rate, low, high), log_rate)
 
 
 def bounded(log_rate: jax.Array) -> jax.Array:

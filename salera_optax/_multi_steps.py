@@ -39,7 +39,7 @@ class MultiSteps(optax.MultiSteps):
 
     Example:
       >>> import jax, jax.numpy as jnp, salera_optax
-      >>> tx = salera_optax.MultiSteps(salera_optax.salera(0.01), every_k_schedule=2)
+      >>> tx = salera_optax.MultiSteps(salera_optax.salera(), every_k_schedule=2)
       >>> x = jnp.array([1.0, -2.0])
       >>> state = tx.init(x)
       >>> @jax.jit
@@ -49,7 +49,7 @@ class MultiSteps(optax.MultiSteps):
       >>> for _ in range(10):  # 5 steps of 2 minibatches
       ...     x, state = train_step(x, state)
       >>> [round(float(xi), 2) for xi in x]
-      [0.67, -1.34]
+      [0.98, -1.96]
     """
 
     def init(self, params: Any) -> Any:

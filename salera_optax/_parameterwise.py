@@ -134,7 +134,7 @@ def scale_by_parameterwise_alera(
             parts = 2 if jnp.iscomplexobj(p) else 1
             squared = squared_modulus(p).astype(dtype) * (total / parts)
             moved, d = norm > eps, jnp.array(parts, dtype)
-            return changed(rate_law, log_rate, squared, lengths[1], d, moved, memory, step)
+            return changed(rate_law, log_rate, squared, lengths, d, moved, memory, step)
 
         log_rate = jax.tree.map(adapted, state.log_rate, path)
         direction = jax.tree.map(

@@ -43,14 +43,14 @@ def step(
 
     Example:
       >>> import jax, jax.numpy as jnp, salera_optax
-      >>> tx = salera_optax.salera(0.01)
+      >>> tx = salera_optax.salera()
       >>> x = jnp.array([1.0, -2.0])
       >>> state = tx.init(x)
       >>> for _ in range(5):
       ...     loss, grads = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
       ...     x, state = salera_optax.step(tx, grads, state, x, value=loss)
       >>> [round(float(xi), 2) for xi in x]
-      [0.67, -1.34]
+      [0.98, -1.96]
     """
     return stepped(tx, grads, opt_state, params, value=value, **extra)
 

@@ -85,11 +85,40 @@ class Decayed:
 # ALERA ---------------------------------------------------------------------------------------
 
 
+class Limits:
+    """How long a step may be, per weight, beside the root mean square of all parameters.
+
+    The first one is to be between two shares of it; the limits open by e^0.06 in every step, up to
+    0.12 of it. Below a schedule there is none. Alarms do not bring them back.
+    """
+
+    def __init__(self, params, learning_rate, least, most, *, of_gradient):
+        self.learning_rate, self.of_gradient, self.t = learning_rate, of_gradient, 0
+        self.least, self.most = 0.0 if callable(learning_rate) else least, most
+        self.limited = squared_norm(params.values()) > 0
+
+    def begin(self, params):
+        """A step from these parameters."""
+        eta = self.learning_rate
+        self.eta = eta(self.t) if callable(eta) else eta
+        size = math.sqrt(squared_norm(params.values()) / sum(map(real_size, params.values())))
+        self.low = size * self.least * math.exp(-0.06 * self.t)
+        self.high = size * min(0.12, self.most * math.exp(0.06 * self.t))
+        self.t += 1
+
+    def kept(self, rate, usual, d):
+        """That multiplier within the limits, for a group of usual mean square `usual`."""
+        unit = self.eta * (math.sqrt(usual / d) if self.of_gradient else 1.0)
+        return min(max(rate, self.low / unit), self.high / unit) if self.limited else rate
+
+
 class Alera:
     """One rate for each group of leaves (Algorithm 2; eta_0 enters once)."""
 
-    def __init__(self, params, alpha, law, labels=None, base=None, eps=1e-6, clip=None):
-        self.alpha, self.law, self.eps, self.clip = alpha, law, eps, clip
+    def __init__(
+        self, params, alpha, law, labels=None, base=None, eps=1e-6, clip=None, limits=None
+    ):
+        self.alpha, self.law, self.eps, self.clip, self.limits = alpha, law, eps, clip, limits
         self.labels = labels or {k: k for k in params}
         self.base = base or Plain()
         self.rate = dict.fromkeys(self.labels.values(), 1.0)
@@ -106,6 +135,8 @@ class Alera:
 
     def direction(self, grads, params):
         self.t += 1
+        if self.limits:
+            self.limits.begin(params)
         clipped = dict(grads)
         for label in self.rate:
             leaves = [k for k in grads if self.labels[k] == label]
@@ -124,14 +155,11 @@ class Alera:
                 squared = squared_norm(self.path[k] for k in leaves)
                 squared = self.lengths[label].in_units_of_chance(squared)
                 self.rate[label] *= math.exp(self.law(squared, self.alpha, self.t, d))
+            if self.limits:
+                usual = self.lengths[label].usual
+                self.rate[label] = self.limits.kept(self.rate[label], usual, d)
         base = self.base.direction(clipped, params)
         return {k: self.rate[self.labels[k]] * base[k] for k in grads}
-
-
-def first_rates(params, learning_rate):
-    """The first multipliers of `salera_adamw`: 0.003 of the size of the parameters at the most."""
-    size = np.sqrt(squared_norm(params.values()) / sum(map(real_size, params.values())))
-    return dict.fromkeys(params, min(1.0, 0.003 * size / learning_rate))
 
 
 class ParameterwiseAlera:

@@ -32,7 +32,21 @@ def laws(law, **arguments):
     return ours, getattr(oracle_laws, law.capitalize())(gain, **arguments)
 
 
-def alera_case(name, oracle_base=None, labels=None, *, law=(), is_complex=False, **arguments):
+def limits(params, learning_rate, law=None):
+    """Those of `alera` and `salera`; the paper's law has none."""
+    if law and law.published:
+        return None
+    return oracle.Limits(params, learning_rate, 0.0001, 0.001, of_gradient=True)
+
+
+def adam_limits(params, learning_rate):
+    """Those of `ag_adam` and `salera_adamw`."""
+    return oracle.Limits(params, learning_rate, 0.0003, 0.003, of_gradient=False)
+
+
+def alera_case(
+    name, oracle_base=None, labels=None, *, law=(), is_complex=False, rate=0.05, **arguments
+):
     ours, theirs = law or laws("ratio")
     arguments = {"alpha": 0.1, "law": ours, "momentum": None, "clip": None} | arguments
 
@@ -44,10 +58,11 @@ def alera_case(name, oracle_base=None, labels=None, *, law=(), is_complex=False,
             labels,
             oracle_base and oracle_base(),
             clip=arguments["clip"],
+            limits=limits(params, rate, theirs),
         )
-        return oracle.Unguarded(oracle.Descent(part, 0.05, arguments.get("weight_decay", 0)))
+        return oracle.Unguarded(oracle.Descent(part, rate, arguments.get("weight_decay", 0)))
 
-    return Case(f"alera, {name}", salera_optax.alera(0.05, **arguments), reference, is_complex)
+    return Case(f"alera, {name}", salera_optax.alera(rate, **arguments), reference, is_complex)
 
 
 def salera_case(name, oracle_base=None, *, law=(), is_complex=False, **arguments):
@@ -58,7 +73,8 @@ def salera_case(name, oracle_base=None, *, law=(), is_complex=False, **arguments
     tx = salera_optax.salera(0.05, **usual | with_published(guard))
 
     def reference(params):
-        part = oracle.Alera(params, 0.1, theirs, base=oracle_base and oracle_base())
+        base, within = oracle_base and oracle_base(), limits(params, 0.05, theirs)
+        part = oracle.Alera(params, 0.1, theirs, base=base, limits=within)
         descent = oracle.Descent(part, 0.05, arguments.get("weight_decay", 0))
         return oracle.PageHinkley(descent, **guard_of(guard))
 
@@ -108,7 +124,8 @@ def ag_adam_case(name, oracle_base, labels=None, **arguments):
     ours, theirs = laws("ratio")
 
     def reference(params):
-        part = oracle.Alera(params, 0.1, theirs, labels, oracle_base())
+        within = adam_limits(params, 0.02)
+        part = oracle.Alera(params, 0.1, theirs, labels, oracle_base(), limits=within)
         return oracle.Unguarded(oracle.Descent(part, 0.02))
 
     tx = salera_optax.ag_adam(0.02, alpha=0.1, law=ours, **arguments)
@@ -125,8 +142,8 @@ def salera_adamw_case(name, **arguments):
         nesterov = arguments.get("nesterov", True)
         adam = oracle.Adam(b2=arguments.get("b2", 0.95), nesterov=nesterov)
         law = oracle_laws.Ratio(0.01, rest=-0.1)
-        part = oracle.Alera(params, 0.1, law, base=oracle.Decayed(decay, adam))
-        part.rate = oracle.first_rates(params, 0.02)
+        base, within = oracle.Decayed(decay, adam), adam_limits(params, 0.02)
+        part = oracle.Alera(params, 0.1, law, base=base, limits=within)
         return oracle.PageHinkley(oracle.Descent(part, 0.02))
 
     return Case(f"salera_adamw, {name}", tx, reference, alarms=True)
@@ -142,7 +159,8 @@ def scheduled_case():
 
     def reference(params):
         base = oracle.Momentum(0.9, nesterov=True)
-        part = oracle.Alera(params, 0.1, theirs, base=base, clip=4.0)
+        within = limits(params, schedule)
+        part = oracle.Alera(params, 0.1, theirs, base=base, clip=4.0, limits=within)
         descent = oracle.Descent(part, schedule)
         return oracle.PageHinkley(descent)
 
@@ -164,6 +182,7 @@ CASES = [
     alera_case("no outliers", lambda: oracle.Momentum(0.9), momentum=0.9, nesterov=False, clip=0.8),
     alera_case("no outliers in groups", labels=TWO, groups=TWO, clip=0.8),
     alera_case("weight decay", weight_decay=0.1),
+    alera_case("a rate far too low", rate=1e-9),
     alera_case("complex leaves", is_complex=True),
     ag_adam_case("defaults", oracle.Adam),
     ag_adam_case("own decay rates", lambda: oracle.Adam(0.8, 0.95), b1=0.8, b2=0.95),

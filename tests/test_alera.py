@@ -186,9 +186,9 @@ def test_decoupled_weight_decay_is_multiplied_by_the_self_tuned_rate():
 
 @pytest.mark.parametrize("factory", [salera_optax.alera, salera_optax.ag_adam])
 def test_a_schedule_multiplies_the_self_tuned_rate(factory):
-    schedule = optax.piecewise_constant_schedule(0.2, {1: 0.5})
+    schedule = optax.piecewise_constant_schedule(8e-4, {1: 0.5})
     params = jnp.ones(3)
-    scheduled, constant = factory(schedule), factory(0.1)
+    scheduled, constant = factory(schedule), factory(4e-4)
     a, b = scheduled.init(params), constant.init(params)
     for factor in (2.0, 1.0):
         x, a = scheduled.update(params, a, params)

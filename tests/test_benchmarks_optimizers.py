@@ -35,7 +35,7 @@ def test_every_optimizer_learns_at_its_default_learning_rate(name: str):
 
     assert records.loss[-20:].mean() < 0.7 * records.loss[0]
     for key, rate in records.metrics.items():
-        if key.startswith("learning_rate/"):
+        if key.startswith("learning_rate/") and name != "salera-ratio":  # whose steps are limited
             assert rate[0] == pytest.approx(values["learning_rate"], rel=0.05)
 
 

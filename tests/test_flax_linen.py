@@ -177,7 +177,7 @@ def test_linen_without_rollback_a_held_call_changes_no_batch_statistics(fault, c
 
 @pytest.mark.parametrize("multi_steps", [optax.MultiSteps, salera_optax.MultiSteps])
 def test_linen_accumulation_rolls_back_to_the_last_accepted_step(multi_steps):
-    tx = multi_steps(salera_optax.salera(0.1), every_k_schedule=2)
+    tx = multi_steps(salera_optax.page_hinkley(optax.sgd(0.1)), every_k_schedule=2)
     states = [linen_state(tx)]
     for inputs in INPUTS[:20]:
         states.append(linen_step(states[-1], inputs))

@@ -86,14 +86,14 @@ def test_a_detector_without_a_statistic_reports_none():
 
 def test_the_rates_of_every_optimizer_include_the_base_learning_rate():
     for factory in (salera_optax.alera, salera_optax.spalera, salera_optax.ag_adam):
-        report = after(factory(0.25), 1.0)
-        assert report["learning_rate/bias"] == pytest.approx(0.25, rel=1e-4)
+        report = after(factory(5e-4), 1.0)
+        assert report["learning_rate/bias"] == pytest.approx(5e-4, rel=1e-4)
 
 
 def test_a_schedule_is_reported_at_its_present_value():
-    schedule, still = optax.linear_schedule(1.0, 0.0, 10), salera_optax.ratio(0.0)
+    schedule, still = optax.linear_schedule(5e-4, 0.0, 10), salera_optax.ratio(0.0)
     report = after(salera_optax.alera(schedule, law=still), 1.0, 1.0, 1.0)
-    assert report["learning_rate/bias"] == pytest.approx(0.8, rel=1e-4)
+    assert report["learning_rate/bias"] == pytest.approx(4e-4, rel=1e-4)
 
 
 def test_a_guard_alone_reports_no_rate():
@@ -144,7 +144,7 @@ def test_what_holds_an_optimizer_state_reports_what_that_does(hold):
     "tx",
     [
         optax.identity(),
-        optax.sgd(optax.linear_schedule(1.0, 0.0, 10)),
+        optax.sgd(optax.linear_schedule(5e-4, 0.0, 10)),
         optax.named_chain(("adam", optax.adam(0.1))),
         optax.MultiSteps(optax.lion(0.1), 2),
         optax.masked(optax.adam(0.1), {"kernel": True, "bias": False}),
@@ -176,13 +176,13 @@ def test_states_are_found_however_deeply_they_are_nested(nest):
 
 
 def test_injected_hyperparameters_are_seen():
-    tx = optax.inject_hyperparams(salera_optax.salera)(0.3)
-    assert after(tx, 1.0)["learning_rate/bias"] == pytest.approx(0.3, rel=1e-4)
+    tx = optax.inject_hyperparams(salera_optax.salera)(3e-4)
+    assert after(tx, 1.0)["learning_rate/bias"] == pytest.approx(3e-4, rel=1e-4)
 
 
 def test_several_guards_keep_apart():
     tx = optax.partition(
-        {"one": salera_optax.salera(0.1), "two": salera_optax.salera(0.2)},
+        {"one": salera_optax.salera(4e-4), "two": salera_optax.salera(2e-4)},
         {"kernel": "one", "bias": "two"},
     )
     report = after(tx, 1.0)
@@ -190,7 +190,7 @@ def test_several_guards_keep_apart():
     rates = {key: float(rate) for key, rate in report.items() if "learning_rate/" in key}
     (kernel,) = [rate for key, rate in rates.items() if key.endswith("kernel")]
     (bias,) = [rate for key, rate in rates.items() if key.endswith("bias")]
-    assert (kernel, bias) == pytest.approx((0.1, 0.2), rel=1e-4)
+    assert (kernel, bias) == pytest.approx((4e-4, 2e-4), rel=1e-4)
 
 
 def test_metrics_work_inside_jit_and_are_scalars():

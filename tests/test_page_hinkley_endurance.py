@@ -70,12 +70,18 @@ def test_a_rate_that_overflows_the_loss_at_every_step_gets_through_in_the_end(le
         assert loss_fn(x) < 1e-3 * loss_fn(jnp.array([1.0, -2.0]))
 
 
+def unlimited(rate, _):
+    """`salera` with heavy-ball momentum, without its limits beside the parameters."""
+    rates = salera_optax.scale_by_alera(base=optax.trace(0.9), clip=4.0)
+    return salera_optax.page_hinkley(optax.chain(rates, optax.scale_by_learning_rate(rate)))
+
+
 @pytest.mark.slow
 def test_a_rise_that_hides_in_its_own_noise_is_taken_back():
     # At the edge of stability the loss is quiet now and then while it rises, at parameters that are
     # worse and worse. A snapshot of those would be nothing to go back to.
     task = TASKS["factorization"]
-    heavy = Contender(lambda rate, _: salera_optax.salera(rate, nesterov=False), 1e-3)
+    heavy = Contender(unlimited, 1e-3)
     run = jax.jit(measure.program(task, heavy, task.steps))
     for seed in (10, 12):
         outcome = run(np.float32([1e-3, 0.1]), np.uint32(seed), *task.data())

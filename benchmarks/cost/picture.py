@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.cost.tables import scaling_table
-from benchmarks.plots import COLOURS, STYLE, colours_of
+from benchmarks.plots import COLOURS, NAMED, STYLE, colours_of
 
 _STAYS_OUT = "#888888"  # what is there for comparison
 
@@ -38,7 +38,10 @@ def save_picture(result: dict[str, Any], path: Path) -> None:
 
 def _draw_steps(axis: Axes, rows: pd.DataFrame) -> None:
     ours = rows["optimizer"].str.contains("alera|ag_adam|page_hinkley")
-    colours = [COLOURS[0] if our else _STAYS_OUT for our in ours]
+    colours = [
+        NAMED.get(name, COLOURS[0]) if our else _STAYS_OUT
+        for name, our in zip(rows["optimizer"], ours, strict=True)
+    ]
     bars = axis.barh(rows["optimizer"], rows["step_ratio"], color=colours)
     axis.bar_label(bars, fmt="%.2f", padding=3)
     axis.axvline(1, color="black", lw=0.8)

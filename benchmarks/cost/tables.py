@@ -10,10 +10,10 @@ from benchmarks.markdown import markdown
 
 _OURS = ("salera_adamw", "page_hinkley(adam)", "salera", "alera")
 _LEGEND = (
-    "**step** and **update** (with gradients that lie in memory): times by Adam's; **by "
-    "`tx.update`** and `optax.apply_updates`, and **at an alarm**: a step by Adam's step; "
-    "**floor**: the bytes that the update must move, by the bandwidth; **traffic/floor**: those "
-    "that the compiled update moves, as XLA counts them, by those that it must; **state** and "
+    "**step** and **update** (with gradients that lie in memory): time divided by Adam's; **by "
+    "`tx.update`** and `optax.apply_updates`, and **at an alarm**: a step divided by Adam's step; "
+    "**floor**: the least time, bytes that the update must move / bandwidth; **traffic/floor**: "
+    "bytes that it moves, as XLA counts them / bytes that it must move; **state** and "
     "**temporaries** of the step: in copies of the parameters."
 )
 
@@ -59,7 +59,8 @@ def _headline(result: dict[str, Any]) -> str:
         worst = table[table.index.isin(_OURS)].max()
         ends.append(f"up to {worst.max():.1f} with {worst.idxmax():,} {what}")
     return (
-        f"**A training step by Adam's, {result['parameters']:,} parameters: {text}.** Small "
+        f"**Time of a training step divided by that of Adam's step, {result['parameters']:,} "
+        f"parameters: {text}.** Small "
         f"networks and many leaves pay more: {' and '.join(ends)}."
     )
 

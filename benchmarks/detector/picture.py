@@ -17,7 +17,7 @@ _SHOWN = {
     "published, smoothing 0.01": (COLOURS[1], "v"),
     "published, smoothing 0.1": (COLOURS[2], "^"),
     "mean + 6 deviations of 128": (COLOURS[3], "s"),
-    "CUSUM": (COLOURS[4], "D"),
+    "CUSUM": ("#8C564B", "D"),
     "river ADWIN": (COLOURS[5], "x"),
 }
 _MISSED = 300  # where a jump is drawn that most streams miss
@@ -71,6 +71,7 @@ def _draw_delays(axis: Axes, frame: pd.DataFrame) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xticks(JUMPS, [str(size) for size in JUMPS])
-    axis.set_yticks([1, 3, 10, 30, 100, _MISSED], ["1", "3", "10", "30", "100", "missed"])
+    names = ["1st", "3rd", "10th", "30th", "100th", "missed"]
+    axis.set_yticks([1, 3, 10, 30, 100, _MISSED], names)
     axis.minorticks_off()
     axis.set_xlabel("size of the jump, in deviations")

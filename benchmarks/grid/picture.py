@@ -27,11 +27,14 @@ _COLUMNS = 4  # of panels in a figure
 
 
 def save_robustness(runs: pd.DataFrame, path: Path) -> None:
-    """Draws the test error against the initial learning rate, a panel for each rival of SALERA.
+    """Draws the test error against the initial learning rate, a panel for each rival of ours.
 
-    The line is the median over the seeds, the points are the seeds.
+    Ours is `salera_adamw`, or `salera` where it has not run. The line is the median over the seeds,
+    the points are the seeds.
     """
-    rivals = [name for name in runs["optimizer"].unique() if name != "salera"]
+    names = list(runs["optimizer"].unique())
+    ours = "salera_adamw" if "salera_adamw" in names else "salera"
+    rivals = [name for name in names if name != ours]
     rows = -(-len(rivals) // _COLUMNS)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 2.1 * rows + 0.6), layout="constrained")
@@ -39,17 +42,18 @@ def save_robustness(runs: pd.DataFrame, path: Path) -> None:
         for axis in axes.flat[len(rivals) :]:
             axis.set_axis_off()
         for axis, rival in zip(axes.flat, sorted(rivals), strict=False):
-            _draw_curve(axis, runs[runs["optimizer"] == rival], COLOURS[1])
-            _draw_curve(axis, runs[runs["optimizer"] == "salera"], NAMED["salera"])
+            colour = NAMED.get(rival, COLOURS[1])
+            _draw_curve(axis, runs[runs["optimizer"] == rival], colour)
+            _draw_curve(axis, runs[runs["optimizer"] == ours], NAMED[ours])
             axis.axhline(_CHANCE, color="grey", lw=0.8, ls=":")
-            axis.set_title(rival, color=COLOURS[1], fontsize=10, loc="left")
+            axis.set_title(rival, color=colour, fontsize=10, loc="left")
             axis.set_xscale("log")
             _error_axis(axis)
         for axis in axes.flat[max(len(rivals) - _COLUMNS, 0) : len(rivals)]:
             axis.tick_params(labelbottom=True)  # the lowest of each column
         figure.supxlabel("initial learning rate")
         figure.supylabel("test error (%)")
-        figure.suptitle("SALERA (blue, in every panel) and its rivals", fontsize=11)
+        figure.suptitle(f"{ours} (in every panel) and the others", color=NAMED[ours], fontsize=11)
         figure.savefig(path)
 
 
@@ -75,7 +79,8 @@ def save_catastrophe(logs: Sequence[Log], path: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 5.5), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(2, 1, sharex=True)
-        for log, colour in zip(logs, COLOURS, strict=False):
+        colours = colours_of([log.config["optimizer"] for log in logs])
+        for log, colour in zip(logs, colours.values(), strict=True):
             steps = [line["step"] for line in log.steps]
             axes[0].plot(steps, losses_of(log), color=colour, lw=1.3)
             rates = [max(line["learning_rate"].values()) for line in log.steps]

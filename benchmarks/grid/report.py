@@ -41,6 +41,10 @@ def write_report(runs: pd.DataFrame, folder: Path, catastrophe: Sequence[Log] = 
         "over the seeds; a run has failed when it is wrong on more than 80 % or its loss is not "
         "finite. A problem is a data set, a model, the size of a minibatch in % of the training "
         "set, and the number of epochs. What has not been run is left empty.",
+        "**The rows.** `published-salera` is SALERA as its authors' code runs it. `salera`, "
+        "`alera`, `spalera` and `ag_adam` have the paper's law, and were run under an earlier "
+        "guard of this library. `salera_adamw` is as it is today, and so is `salera-ratio`: "
+        "`salera` with this library's own law, momentum and guard. The others are Optax's.",
     ]
     if not runs.empty:
         parts += [*_beside_the_paper(runs), *_overview(runs)]
@@ -144,7 +148,7 @@ def _section(problem: tuple[Any, ...], runs: pd.DataFrame, folder: Path) -> Iter
     if "salera" in set(plain["optimizer"]):
         picture = f"robustness-{dataset}-{model}-{ratio:g}-{epochs}.png"
         save_robustness(plain, folder / picture)
-        yield "Every optimizer at its defaults, by initial learning rate."
+        yield "Every optimizer at its defaults, by initial learning rate; see **The rows** above."
         yield f"![Test error by initial learning rate, for every optimizer]({picture})"
         yield tables.by_rate(plain)
         yield "In short: the errors, median over the seeds, at the best and at the worst rate."
@@ -193,8 +197,8 @@ def _pictures(
     yield "## The dividing factor"
     yield (
         "Figure 3 of the paper: the expected cost of dividing the rate by zeta at every alarm, "
-        "J of its Eq. 12 as printed, and where it is least; dashed the cost when the two integrals "
-        "of Appendix C are made the means as which it uses them (`benchmarks/grid/divisor.py`)"
+        "J of its Eq. 12 as printed, and where it is least; dashed the same "
+        "with true means for the two integrals of Appendix C (`benchmarks/grid/divisor.py`)"
         + (
             "; beside it the errors of the hard settings, by the divisor that they were run with."
             if len(measured)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from benchmarks.log import Log, alarms_of, losses_of
-from benchmarks.plots import ALARM, ALARM_WIDTH, COLOURS, STYLE, mark_alarms, palette
+from benchmarks.plots import ALARM, ALARM_WIDTH, COLOURS, STYLE, colours_of, mark_alarms, palette
 
 Floats = npt.NDArray[np.float64]
 
@@ -166,7 +166,10 @@ def _draw_losses(axis: Axes, epochs: Floats, log: Log) -> None:
 
 
 def _colours(logs: Sequence[Log]) -> list[Any]:
-    """A colour for each run, however many of one optimizer; SALERA has the first one."""
+    """A colour for each run: that of the optimizer, unless several runs are of one."""
+    names = [log.config["optimizer"] for log in logs]
+    if len(set(names)) == len(names):
+        return list(colours_of(names).values())
     order = sorted(range(len(logs)), key=lambda i: "salera" not in logs[i].config["optimizer"])
     ranks = {index: rank for rank, index in enumerate(order)}
     return [palette(len(logs))[ranks[index]] for index in range(len(logs))]
