@@ -115,7 +115,8 @@ def scale_by_alera(
 ) -> optax.GradientTransformationExtraArgs:
     """Scales by a rate per group that grows while gradients agree more than chance.
 
-    The part that `alera` is made of, for an `optax.chain` of your own; `alera` has the mathematics.
+    The part that `alera` is made of, for an `optax.chain` of your own; `alera` has the mathematics,
+    and the limits of the steps, which are none of this part.
     The rate multiplier starts at 1, and the sign is not flipped: a learning rate goes behind it,
     `optax.chain(scale_by_alera(), optax.scale_by_learning_rate(0.1))`.
 
