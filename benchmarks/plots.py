@@ -23,7 +23,7 @@ NAMED = {
     "adam": COLOURS[5],
     "adamw": COLOURS[5],
 }
-_OTHERS = (*COLOURS[1:4], "#8C564B", "#BCBD22", "#17BECF", "#7F7F7F")
+OTHERS = (*COLOURS[1:4], "#8C564B", "#BCBD22", "#17BECF", "#7F7F7F")
 ALARM_WIDTH = 0.9
 STYLE: dict[Any, Any] = {
     "agg.path.chunksize": 10_000,  # without it, a line of 100,000 points can be too much for Agg
@@ -51,7 +51,7 @@ def palette(count: int) -> Sequence[Any]:
 
 def colours_of(names: Iterable[str]) -> dict[str, str]:
     """The colour of each optimizer: the same in all pictures for those of `NAMED`."""
-    others = itertools.cycle(_OTHERS)
+    others = itertools.cycle(OTHERS)
     return {name: NAMED.get(name) or next(others) for name in names}
 
 

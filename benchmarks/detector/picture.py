@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.detector.streams import JUMPS, NOISES
-from benchmarks.plots import COLOURS, STYLE
+from benchmarks.plots import COLOURS, OTHERS, STYLE
 
 _SHOWN = {
     "robust": (COLOURS[0], "o"),
-    "published, smoothing 0.01": (COLOURS[1], "v"),
-    "published, smoothing 0.1": (COLOURS[2], "^"),
-    "mean + 6 deviations of 128": (COLOURS[3], "s"),
-    "CUSUM": ("#8C564B", "D"),
+    "published, smoothing 0.01": (OTHERS[0], "v"),
+    "published, smoothing 0.1": (OTHERS[1], "^"),
+    "mean + 6 deviations of 128": (OTHERS[2], "s"),
+    "CUSUM": (OTHERS[3], "D"),
     "river ADWIN": (COLOURS[5], "x"),
 }
 _MISSED = 300  # where a jump is drawn that most streams miss
