@@ -11,11 +11,16 @@ from salera_optax._averaging import polynomial_averaging
 from salera_optax._detectors import Detector
 from salera_optax._devices import AxisName
 from salera_optax._groups import Groups
-from salera_optax._laws import Law, ratio
+from salera_optax._laws import Law, Published, ratio
 from salera_optax._validation import check_number
 
 _FIRST = (0.0003, 0.003)  # length of the first step, as of `with_limits`
 _REST = -0.1  # of the rates of `salera_adamw`
+
+
+def _of_adam(state: Any) -> Any:
+    """Its second moment, of the state of the base of `ag_adam`."""
+    return state[0].nu
 
 
 def ag_adam(
@@ -39,8 +44,10 @@ def ag_adam(
     `salera_adamw` is the same with weight decay and a guard, and the better choice wherever the
     loss can be had in the training loop.
 
-    Steps stay small beside the parameters, as those of `alera`, but the first is from 0.0003 to
-    0.003 of their root mean square: Adam's direction is as long as momentum makes it already.
+    Gradients agree in the units in which Adam steps: the path sees them divided by the fourth root
+    of the second moment, as long as before. Steps stay small beside the parameters, as those of
+    `alera`, but the first is from 0.0003 to 0.003 of their root mean square: Adam's direction is as
+    long as momentum makes it already.
 
     Args:
       learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
@@ -79,14 +86,21 @@ def ag_adam(
       >>> bool(jnp.abs(x).max() < 0.1)
       True
 
-    Source: arXiv 1709.01427, Section 3.3. Deviations: the law; Optax's Adam adds eps after the bias
-    correction, the authors' before it.
+    Source: arXiv 1709.01427, Section 3.3. Deviations: the law, and the units of its path; Optax's
+    Adam adds eps after the bias correction, the authors' before it.
     """
     for name, decay in (("b1", b1), ("b2", b2)):  # 1 is what bfloat16 makes of 0.999
         check_number(name, decay, lambda b: 0 <= b <= 1, "in [0, 1]")
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     base = optax.chain(adam, with_decay(weight_decay, mask, everywhere=True))
-    rates = scale_by_alera(alpha, law, groups=groups, base=base, axis_name=axis_name)
+    rates = scale_by_alera(
+        alpha,
+        law,
+        groups=groups,
+        base=base,
+        second_moment=None if isinstance(law, Published) else _of_adam,
+        axis_name=axis_name,
+    )
     chain = optax.chain(rates, scaled_by_rate(learning_rate))
     return with_limits(chain, learning_rate, law, _FIRST, axis_name, of_gradient=False)
 

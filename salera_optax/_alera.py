@@ -15,6 +15,7 @@ import optax
 from jax.typing import ArrayLike
 
 from salera_optax._arrays import (
+    beside,
     incremented,
     real_size,
     scaled,
@@ -110,6 +111,7 @@ def scale_by_alera(
     groups: Groups = None,
     base: optax.GradientTransformation | None = None,
     clip: ArrayLike | None = None,
+    second_moment: Callable[[Any], Any] | None = None,
     eps: ArrayLike = 1e-6,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -139,10 +141,15 @@ def scale_by_alera(
       groups: None for a rate per leaf; "all" for one rate; or a pytree of strings, a prefix of the
         parameters; or a function from parameters to such a pytree, such as `by_module`.
       base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
-        itself; the path always sees the raw gradient.
+        itself; the path sees the gradient all the same.
       clip: how many times the usual norm of its group the gradient may have that `base` sees,
         finite and above 0; a longer one is scaled down to that, and lowers the rate. None for no
         limit; see `alera`.
+      second_moment: for a base that divides every coordinate by its size, as Adam does: a function
+        from its next state to the mean squares of the coordinates, a pytree like the parameters,
+        such as `lambda state: state.nu`. Then gradients agree in the units in which steps are
+        taken: the path sees g divided by the fourth root. None for the gradient itself, which the
+        laws of the paper want.
       eps: a group whose gradient norm is at most this, finite and at least 0, lets its path decay
         and keeps its rate.
       axis_name: inside `shard_map` or `pmap`, the axes to take the norms over; see `alera`.
@@ -177,6 +184,11 @@ def scale_by_alera(
         check_number("clip", clip, lambda c: 0 < c < math.inf, "finite and above 0")
     inner = optax.with_extra_args_support(optax.identity() if base is None else base)
     published = isinstance(rate_law, Published)
+    if second_moment is not None and (published or not callable(second_moment)):
+        raise ValueError(
+            "second_moment must be a function of the state of base, and None with the law of the "
+            f"paper, got {second_moment!r}."
+        )
     adapt = _ADAPT if law is None else _adapting(rate_law)
 
     def init_fn(params: Any) -> ScaleByAleraState:
@@ -229,7 +241,16 @@ def scale_by_alera(
             gradient = jax.tree.unflatten(treedef, runs.scaled(updates, shares, updates))
             old_log_rates = [old + x for old, x in zip(old_log_rates, less, strict=True)]
         direction, base_state = inner.update(gradient, state.base_state, params, **extra_args)
-        news = runs.scaled(updates, weights, leaves)
+        seen = updates
+        if second_moment is not None:
+            moments = second_moment(base_state)
+            squares = squared_norms(updates, axis_name, leaves, moments)
+            weights = tuple(
+                weight * norm / jnp.sqrt(jnp.where(square > 0, square, 1))
+                for weight, norm, square in zip(weights, norms, runs.sums(squares), strict=True)
+            )
+            seen = jax.tree.map(beside, updates, moments)
+        news = runs.scaled(seen, weights, leaves)
         path = [scaled(p, 1 - memory, p) + new for p, new in zip(leaves, news, strict=True)]
         log_rates = [
             adapt(*each, memory, step, rate_limits)

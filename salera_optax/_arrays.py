@@ -42,13 +42,26 @@ def _squared_norm(leaf: ArrayLike) -> jax.Array:
     return jnp.sum(squared_modulus(jax.lax.optimization_barrier(leaf)))
 
 
-def squared_norms(tree: Any, axis_name: AxisName = None, like: Any = None) -> list[jax.Array]:
+@jax.jit
+def _squared_norm_beside(leaf: ArrayLike, second_moment: ArrayLike) -> jax.Array:
+    """That of `beside`, likewise, with a root less."""
+    leaf, moment = jax.lax.optimization_barrier((leaf, second_moment))
+    return jnp.sum(squared_modulus(leaf) * jax.lax.rsqrt(_positive(moment)))
+
+
+def squared_norms(
+    tree: Any, axis_name: AxisName = None, like: Any = None, second_moment: Any = None
+) -> list[jax.Array]:
     """|.|^2 summed over every leaf, in float32 or wider, and over the devices of `axis_name`.
 
     There a leaf counts once as a whole: the parts of one that is sharded are added, the copies of
-    one that is replicated are averaged; `like`, of the same structure, tells which it is.
+    one that is replicated are averaged; `like`, of the same structure, tells which it is. With a
+    second moment, of the same structure as well, those of `beside`.
     """
-    norms = [_squared_norm(leaf) for leaf in jax.tree.leaves(tree)]
+    if second_moment is None:
+        norms = [_squared_norm(leaf) for leaf in jax.tree.leaves(tree)]
+    else:
+        norms = jax.tree.leaves(jax.tree.map(_squared_norm_beside, tree, second_moment))
     if axis_name is None or not norms:
         return norms
     devices = jax.lax.axis_size(axis_name)
@@ -63,6 +76,19 @@ def squared_modulus(x: ArrayLike) -> jax.Array:
     """|x|^2, elementwise, real, in float32 or wider."""
     x = jnp.asarray(x, wide_dtype(x))
     return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
+
+
+def _positive(second_moment: ArrayLike) -> jax.Array:
+    """In float32 or wider, and not zero, where the square of a small gradient is."""
+    moment = jnp.real(second_moment)  # Optax's is complex where the parameters are
+    moment = moment.astype(wide_dtype(moment))
+    return jnp.maximum(moment, np.finfo(moment.dtype).tiny)
+
+
+def beside(x: ArrayLike, second_moment: ArrayLike) -> jax.Array:
+    """Elementwise `x` divided by the fourth root of a second moment, in float32 or wider."""
+    wide = jnp.asarray(x, wide_dtype(x))
+    return wide * jax.lax.rsqrt(jnp.sqrt(_positive(second_moment)))
 
 
 def real_size(leaf: ArrayLike, axis_name: AxisName) -> int:

@@ -10,6 +10,8 @@ import math
 import numpy as np
 from oracle_laws import Lengths, real_size, squared_norm
 
+TINY = np.finfo(np.float32).tiny
+
 # Base directions, as Optax defines them ------------------------------------------------------
 
 
@@ -52,12 +54,16 @@ class Adam:
         """Start over."""
         self.t, self.mu, self.nu = 0, None, None
 
+    def second_moment(self, grads):
+        """Its second moment once these gradients are in it."""
+        nu = self.nu or dict.fromkeys(grads, 0.0)
+        return {k: self.b2 * nu[k] + (1 - self.b2) * np.abs(g) ** 2 for k, g in grads.items()}
+
     def direction(self, grads, params):
         mu = self.mu or dict.fromkeys(grads, 0.0)
-        nu = self.nu or dict.fromkeys(grads, 0.0)
         self.t += 1
         self.mu = {k: self.b1 * mu[k] + (1 - self.b1) * g for k, g in grads.items()}
-        self.nu = {k: self.b2 * nu[k] + (1 - self.b2) * np.abs(g) ** 2 for k, g in grads.items()}
+        self.nu = self.second_moment(grads)
         mu_hat = {k: m / (1 - self.b1**self.t) for k, m in self.mu.items()}
         if self.nesterov:
             ahead = {k: self.b1 * m / (1 - self.b1 ** (self.t + 1)) for k, m in self.mu.items()}
@@ -76,6 +82,10 @@ class Decayed:
     def forget(self):
         """Make the other base start over."""
         self.base.forget()
+
+    def second_moment(self, grads):
+        """That of the other base."""
+        return self.base.second_moment(grads)
 
     def direction(self, grads, params):
         base = self.base.direction(grads, params)
@@ -116,9 +126,20 @@ class Alera:
     """One rate for each group of leaves (Algorithm 2; eta_0 enters once)."""
 
     def __init__(
-        self, params, alpha, law, labels=None, base=None, eps=1e-6, clip=None, limits=None
+        self,
+        params,
+        alpha,
+        law,
+        labels=None,
+        base=None,
+        eps=1e-6,
+        clip=None,
+        limits=None,
+        *,
+        beside=False,
     ):
         self.alpha, self.law, self.eps, self.clip, self.limits = alpha, law, eps, clip, limits
+        self.beside = beside
         self.labels = labels or {k: k for k in params}
         self.base = base or Plain()
         self.rate = dict.fromkeys(self.labels.values(), 1.0)
@@ -148,9 +169,15 @@ class Alera:
             longest = longest if norm > self.eps else math.inf
             if norm > longest:  # the rate falls as far as the usual norm rises
                 self.rate[label] *= min(1, math.sqrt(usual / self.lengths[label].usual))
+            seen = {k: grads[k] for k in leaves}
+            if self.beside:  # the metric of Adam's steps, and the norm of the gradient
+                nu = self.base.second_moment(grads)
+                seen = {k: g / np.maximum(nu[k], TINY) ** 0.25 for k, g in seen.items()}
+                length = math.sqrt(squared_norm(seen.values()))
+                seen = {k: g * (norm / length if length else 1) for k, g in seen.items()}
             for k in leaves:
                 clipped[k] = grads[k] * min(1, longest / norm if norm else 1)
-                self.path[k] = (1 - self.alpha) * self.path[k] + weight * grads[k]
+                self.path[k] = (1 - self.alpha) * self.path[k] + weight * seen[k]
             if norm > self.eps or self.law.published:
                 squared = squared_norm(self.path[k] for k in leaves)
                 squared = self.lengths[label].in_units_of_chance(squared)

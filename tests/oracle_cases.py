@@ -120,16 +120,16 @@ def wrapper_case(name, inner, oracle_part, learning_rate, **arguments):
     return Case(f"page_hinkley, {name}", ours, reference, alarms=True)
 
 
-def ag_adam_case(name, oracle_base, labels=None, **arguments):
+def ag_adam_case(name, oracle_base, labels=None, *, is_complex=False, **arguments):
     ours, theirs = laws("ratio")
 
     def reference(params):
         within = adam_limits(params, 0.02)
-        part = oracle.Alera(params, 0.1, theirs, labels, oracle_base(), limits=within)
+        part = oracle.Alera(params, 0.1, theirs, labels, oracle_base(), limits=within, beside=True)
         return oracle.Unguarded(oracle.Descent(part, 0.02))
 
     tx = salera_optax.ag_adam(0.02, alpha=0.1, law=ours, **arguments)
-    return Case(f"ag_adam, {name}", tx, reference)
+    return Case(f"ag_adam, {name}", tx, reference, is_complex)
 
 
 def salera_adamw_case(name, **arguments):
@@ -143,7 +143,7 @@ def salera_adamw_case(name, **arguments):
         adam = oracle.Adam(b2=arguments.get("b2", 0.95), nesterov=nesterov)
         law = oracle_laws.Ratio(0.01, rest=-0.1)
         base, within = oracle.Decayed(decay, adam), adam_limits(params, 0.02)
-        part = oracle.Alera(params, 0.1, law, base=base, limits=within)
+        part = oracle.Alera(params, 0.1, law, base=base, limits=within, beside=True)
         return oracle.PageHinkley(oracle.Descent(part, 0.02))
 
     return Case(f"salera_adamw, {name}", tx, reference, alarms=True)
@@ -188,6 +188,7 @@ CASES = [
     ag_adam_case("own decay rates", lambda: oracle.Adam(0.8, 0.95), b1=0.8, b2=0.95),
     ag_adam_case("one rate", oracle.Adam, ONE, groups="all"),
     ag_adam_case("weight decay", lambda: oracle.Decayed(0.1, oracle.Adam()), weight_decay=0.1),
+    ag_adam_case("complex leaves", oracle.Adam, is_complex=True),
     salera_case("rollback, path forgotten"),
     salera_case("rollback, path kept", reset_path=False),
     salera_case(

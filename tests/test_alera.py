@@ -61,6 +61,44 @@ def test_the_rate_of_a_random_walk_stays_about_where_it_is(law):
     assert abs(state.log_rate[""]) < 4 * 0.01 * np.sqrt(2000 * 10)
 
 
+ADAM = {"base": optax.scale_by_adam(), "second_moment": lambda state: state.nu}
+
+
+@pytest.mark.parametrize(("given", "direction"), [({}, -1), (ADAM, 1)], ids=["plain", "adam"])
+def test_small_coordinates_count_where_the_base_makes_them_large(given, direction):
+    # One coordinate of the size 100 alternates, 63 of the size 1 agree.
+    gradients = jnp.ones((100, 64)).at[:, 0].set(100 * (-1.0) ** jnp.arange(100))
+    tx = salera_optax.scale_by_alera(0.1, **given)
+    state = tx.init(gradients[0])
+    for gradient in gradients:
+        _, state = tx.update(gradient, state)
+    assert np.sign(state.log_rate[""]) == direction
+
+
+def test_the_path_beside_a_second_moment_is_a_random_walk_under_chance():
+    sizes = jnp.logspace(-3, 3, 20)  # by which the coordinates differ
+    lengths = jnp.where(jnp.arange(60) % 7 == 0, 1e-3, 1.0)  # and the steps
+    tx = salera_optax.scale_by_alera(0.1, salera_optax.ratio(0.0), **ADAM)
+
+    def walk(key):
+        gradients = lengths[:, None] * sizes * jax.random.normal(key, (60, 20))
+        state, _ = jax.lax.scan(
+            lambda state, g: (tx.update(g, state)[1], None), tx.init(sizes), gradients
+        )
+        return jnp.sum(jnp.square(state.path)) / state.lengths[0, 1]
+
+    ratios = jax.vmap(walk)(jax.random.split(jax.random.key(0), 4000))
+    assert abs(ratios.mean() - 1) < 4 * ratios.std() / np.sqrt(4000)
+
+
+def test_gradients_whose_squares_vanish_still_have_a_path():
+    tx = salera_optax.scale_by_alera(0.5, eps=0.0, **ADAM)
+    gradient = jnp.array([1e-15, 0.0, -1e-25, 1.0])
+    _, state = tx.update(gradient, tx.init(gradient))
+    assert np.isfinite(state.path).all()
+    np.testing.assert_allclose(jnp.linalg.norm(state.path), 0.5, rtol=1e-6)
+
+
 def test_groups_share_a_rate_and_a_norm():
     params = {"x": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "y": jnp.ones(2)}
     grads = jax.tree.map(lambda p: 2.0 * p, params)

@@ -138,3 +138,11 @@ def test_all_arguments_behind_the_learning_rate_are_given_by_name(
 def test_nesterov_needs_a_momentum_where_there_is_none_by_default() -> None:
     with pytest.raises(ValueError, match="nesterov must be False without a momentum"):
         salera_optax.spalera(0.1, nesterov=True)
+
+
+@pytest.mark.parametrize(
+    "given", [{"second_moment": "nu"}, {"law": salera_optax.score(0.01), "second_moment": len}]
+)
+def test_a_second_moment_is_had_by_a_function_and_not_by_the_paper(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"second_moment must be a function of the state of base"):
+        salera_optax.scale_by_alera(**given)
