@@ -10,6 +10,8 @@ from jax.typing import ArrayLike
 
 from salera_optax._devices import AxisName, shards, summed
 
+_LEAST = 1e-30  # times the squared norm of a leaf, the least second moment of a coordinate
+
 
 def wide_dtype(x: Any) -> Any:
     """The dtype of statistics about `x`: float32 or wider, complex where `x` is."""
@@ -46,7 +48,7 @@ def _squared_norm(leaf: ArrayLike) -> jax.Array:
 def _squared_norm_beside(leaf: ArrayLike, second_moment: ArrayLike) -> jax.Array:
     """That of `beside`, likewise, with a root less."""
     leaf, moment = jax.lax.optimization_barrier((leaf, second_moment))
-    return jnp.sum(squared_modulus(leaf) * jax.lax.rsqrt(_positive(moment)))
+    return jnp.sum(squared_modulus(leaf) * jax.lax.rsqrt(_positive(moment, leaf)))
 
 
 def squared_norms(
@@ -78,17 +80,22 @@ def squared_modulus(x: ArrayLike) -> jax.Array:
     return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
 
 
-def _positive(second_moment: ArrayLike) -> jax.Array:
-    """In float32 or wider, and not zero, where the square of a small gradient is."""
+def _positive(second_moment: ArrayLike, leaf: ArrayLike) -> jax.Array:
+    """Not zero where a square is too small for its dtype, and in float32 or wider.
+
+    What is added goes with the leaf: a constant XLA would write to memory, as large as the leaf,
+    where leaves of one shape share it.
+    """
     moment = jnp.real(second_moment)  # Optax's is complex where the parameters are
     moment = moment.astype(wide_dtype(moment))
-    return jnp.maximum(moment, np.finfo(moment.dtype).tiny)
+    least: jax.Array = _LEAST * _squared_norm(leaf) + np.finfo(moment.dtype).tiny
+    return moment + least
 
 
 def beside(x: ArrayLike, second_moment: ArrayLike) -> jax.Array:
     """Elementwise `x` divided by the fourth root of a second moment, in float32 or wider."""
     wide = jnp.asarray(x, wide_dtype(x))
-    return wide * jax.lax.rsqrt(jnp.sqrt(_positive(second_moment)))
+    return wide * jax.lax.rsqrt(jnp.sqrt(_positive(second_moment, x)))
 
 
 def real_size(leaf: ArrayLike, axis_name: AxisName) -> int:

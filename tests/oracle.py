@@ -172,7 +172,8 @@ class Alera:
             seen = {k: grads[k] for k in leaves}
             if self.beside:  # the metric of Adam's steps, and the norm of the gradient
                 nu = self.base.second_moment(grads)
-                seen = {k: g / np.maximum(nu[k], TINY) ** 0.25 for k, g in seen.items()}
+                least = {k: 1e-30 * squared_norm([g]) + TINY for k, g in seen.items()}
+                seen = {k: g / (nu[k] + least[k]) ** 0.25 for k, g in seen.items()}
                 length = math.sqrt(squared_norm(seen.values()))
                 seen = {k: g * (norm / length if length else 1) for k, g in seen.items()}
             for k in leaves:
