@@ -174,6 +174,18 @@ def test_the_tables_say_what_the_rows_say(tmp_path):
     assert "near 0.44 or below" in text
 
 
+def test_ours_stand_beside_the_best_of_the_others(tmp_path):
+    lines = [
+        *(a_line("tabular", "adamw", rate, value) for rate, value in ((0.001, 0.5), (0.01, 0.4))),
+        *(a_line("tabular", "salera", rate, value) for rate, value in ((0.01, 0.5), (0.1, 0.3))),
+    ]
+    tables.write_tables(scores.curves(lines), tmp_path / "tasks.md")
+    text = (tmp_path / "tasks.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert ["tabular", "adamw from 0.01", "1.25"] in rows
+    assert ["tabular", "1.67"] in rows
+
+
 def test_the_command_works_from_end_to_end_and_goes_on_where_it_was(tmp_path):
     arguments = ("--only", CHEAP, "--optimizer", "adamw", "--steps", 3, "--out", tmp_path)
     result = command(*arguments, "--seeds", 1)

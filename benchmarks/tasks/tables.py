@@ -45,7 +45,8 @@ def write_tables(curves: pd.DataFrame, path: Path) -> None:
         "(arXiv 2405.04376) introduced reliability as a criterion beside the quality of the "
         "solution; this definition is ours, after it. The first four tasks may serve to choose "
         "constants of this library (**tuning**), the others only to confirm them "
-        "(**confirmation**).",
+        "(**confirmation**). The logistic regression, though, showed that gradients have to agree "
+        "in the units in which Adam steps, and confirms nothing of that.",
         _remark(found),
         markdown(
             pd.DataFrame(_descriptions(), columns=["task", "split", "what it is", "steps"]),
@@ -55,6 +56,7 @@ def write_tables(curves: pd.DataFrame, path: Path) -> None:
     ]
     for split, of_split in means.items():
         parts += [f"### {split.capitalize()} tasks", markdown(_summary(of_split), index=False)]
+    parts += _beside_the_best(found)
     for name, task in TASKS.items():
         rows = found[found["task"] == name]
         if len(rows):
@@ -63,10 +65,41 @@ def write_tables(curves: pd.DataFrame, path: Path) -> None:
     path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 
+def _ours(optimizer: str) -> bool:
+    return optimizer.startswith(("salera", "ag_adam"))
+
+
+def _beside_the_best(found: pd.DataFrame) -> list[str]:
+    """Ours at their defaults, by the best of the others at its best rate; and how flat they are."""
+    ours = found["optimizer"].map(_ours)
+    if ours.all() or not ours.any():
+        return []
+    best = found[~ours].sort_values("best").drop_duplicates("task").set_index("task")
+    rows = found[ours].assign(
+        default=found["default"] / found["task"].map(best["best"]),
+        worst=found["worst"] / found["best"],
+    )
+    tables = []
+    for figure in ("default", "worst"):
+        table = rows.pivot(index="task", columns="optimizer", values=figure)
+        table = table.loc[[name for name in TASKS if name in table.index]]
+        table = table[[name for name in CONTENDERS if name in table.columns]]
+        tables.append(table.map("{:.2f}".format))
+    rivals = best["optimizer"] + " from " + best["best_rate"].map("{:g}".format)
+    tables[0].insert(0, "best of the others", rivals)
+    return [
+        "### Beside the best of the others",
+        "The result at the default by that of the best of the others from the best of its rates:",
+        markdown(tables[0].reset_index(), index=False),
+        "The worst result from any of the rates by the best, in five decades:",
+        markdown(tables[1].reset_index(), index=False),
+    ]
+
+
 def _in_short(curves: pd.DataFrame, means: pd.DataFrame) -> str:
     """What was found, in two sentences; nothing where ours is not among the optimizers."""
     ranks = means["default_rank"].sort_values()
-    rivals = [name for name in ranks.index if not name.startswith(("salera", "ag_adam"))]
+    rivals = [name for name in ranks.index if not _ours(name)]
     if _FLAGSHIP not in ranks or not rivals:
         return ""
     first = [f"`{name}` {ranks[name]:.1f}" for name in ranks.index if name not in rivals]
