@@ -91,14 +91,16 @@ def _once(step: jax.Array, vectors: list[jax.Array]) -> list[jax.Array]:
     quotient it does not, not even one by a number that is always one. With 200 leaves this and the
     quotients of `_laws` take a third of the compilation away.
     """
-    one = step.astype(vectors[0].dtype) / step.astype(vectors[0].dtype)
+    one = jnp.where(step > 0, 1, 2).astype(vectors[0].dtype)  # steps count from 1
     return [vector / one for vector in vectors]
 
 
 def _lengthened(weights: Any, norms: Any, squares: Any) -> tuple[jax.Array, ...]:
     """The weights of what has these squared norms, which make it as long as a gradient is."""
-    each = zip(weights, norms, squares, strict=True)
-    return tuple(w * norm / jnp.sqrt(jnp.where(square > 0, square, 1)) for w, norm, square in each)
+    return tuple(
+        jnp.where(weight > 0, weight * norm, 0) / jnp.sqrt(jnp.where(square > 0, square, 1))
+        for weight, norm, square in zip(weights, norms, squares, strict=True)
+    )
 
 
 def _check_axes(leaves: list[Any], axis_name: AxisName) -> None:
@@ -121,7 +123,7 @@ def check_arguments(alpha: Any, law: Any, base: Any, eps: Any, axis_name: Any) -
         check_transformation("base", base)
 
 
-def _check_gradient(clip: Any, second_moment: Any, law: Law) -> None:
+def _check_clip_and_moment(clip: Any, second_moment: Any, law: Law) -> None:
     if clip is not None:
         check_number("clip", clip, lambda c: 0 < c < math.inf, "finite and above 0")
     wrong = isinstance(law, Published) or not callable(second_moment)
@@ -208,7 +210,7 @@ def scale_by_alera(
     rate_law = ratio() if law is None else law
     check_arguments(alpha, rate_law, base, eps, axis_name)
     check_groups(groups)
-    _check_gradient(clip, second_moment, rate_law)
+    _check_clip_and_moment(clip, second_moment, rate_law)
     inner = optax.with_extra_args_support(optax.identity() if base is None else base)
     published = isinstance(rate_law, Published)
     adapt = _ADAPT if law is None else _adapting(rate_law)
@@ -266,6 +268,7 @@ def scale_by_alera(
         seen = updates
         if second_moment is not None:
             moments = second_moment(base_state)
+            check_same_tree("scale_by_alera", "second_moment", moments, state.path)
             squares = runs.sums(squared_norms(updates, axis_name, leaves, moments))
             weights = _lengthened(weights, norms, squares)
             seen = jax.tree.map(beside, updates, moments)

@@ -1,5 +1,6 @@
 """Arrays and trees of them: dtypes, norms, copies."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax.typing import ArrayLike
 
 from salera_optax._devices import AxisName, shards, summed
 
+_finfo: Callable[[Any], Any] = jnp.finfo  # which has no types
 _LEAST = 1e-30  # times the squared norm of a leaf, the least second moment of a coordinate
 
 
@@ -47,7 +49,7 @@ def _squared_norm(leaf: ArrayLike) -> jax.Array:
 @jax.jit
 def _squared_norm_beside(leaf: ArrayLike, second_moment: ArrayLike) -> jax.Array:
     """That of `beside`, likewise, with a root less."""
-    leaf, moment = jax.lax.optimization_barrier((leaf, second_moment))
+    leaf, moment = (jax.lax.optimization_barrier(x) for x in (leaf, second_moment))
     return jnp.sum(squared_modulus(leaf) * jax.lax.rsqrt(_positive(moment, leaf)))
 
 
@@ -87,9 +89,8 @@ def _positive(second_moment: ArrayLike, leaf: ArrayLike) -> jax.Array:
     where leaves of one shape share it.
     """
     moment = jnp.real(second_moment)  # Optax's is complex where the parameters are
-    moment = moment.astype(wide_dtype(moment))
-    least: jax.Array = _LEAST * _squared_norm(leaf) + np.finfo(moment.dtype).tiny
-    return moment + least
+    least: jax.Array = _LEAST * _squared_norm(leaf) + float(_finfo(moment.dtype).tiny)
+    return moment.astype(wide_dtype(moment)) + least
 
 
 def beside(x: ArrayLike, second_moment: ArrayLike) -> jax.Array:

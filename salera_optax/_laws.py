@@ -289,12 +289,18 @@ def changed(
     if not isinstance(law, Published):
         change = jnp.where(has_gradient, change, 0)
     log_rate = bounded(log_rate + jnp.asarray(change, log_rate.dtype))
-    return log_rate if limits is None else _within(limits, log_rate, usual, d)
+    return log_rate if limits is None else _within(limits, log_rate, usual, d, has_gradient)
 
 
-def _within(limits: Limits, log_rate: jax.Array, usual: jax.Array, d: jax.Array) -> jax.Array:
-    """The logarithm of a rate within limits, for gradients of that mean square of their norm."""
-    known = ~limits.of_gradient | (usual > 0)
+def _within(
+    limits: Limits, log_rate: jax.Array, usual: jax.Array, d: jax.Array, has_gradient: jax.Array
+) -> jax.Array:
+    """The logarithm of a rate within limits, for gradients of that mean square of their norm.
+
+    What is no gradient may be rounding noise, as in a bias in front of a normalization: no rate is
+    raised to make steps of it.
+    """
+    known = ~limits.of_gradient | ((usual > 0) & has_gradient)
     unit = jnp.where(limits.of_gradient & known, usual / jnp.maximum(d, 1), 1)
     low, high = (limit - 0.5 * jnp.log(unit) for limit in (limits.lowest, limits.highest))
     return jnp.where(known, jnp.clip(log_rate, low, high), log_rate)

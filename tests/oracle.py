@@ -183,7 +183,7 @@ class Alera:
                 squared = squared_norm(self.path[k] for k in leaves)
                 squared = self.lengths[label].in_units_of_chance(squared)
                 self.rate[label] *= math.exp(self.law(squared, self.alpha, self.t, d))
-            if self.limits:
+            if self.limits and (norm > self.eps or not self.limits.of_gradient):
                 usual = self.lengths[label].usual
                 self.rate[label] = self.limits.kept(self.rate[label], usual, d)
         base = self.base.direction(clipped, params)

@@ -91,12 +91,28 @@ def test_the_path_beside_a_second_moment_is_a_random_walk_under_chance():
     assert abs(ratios.mean() - 1) < 4 * ratios.std() / np.sqrt(4000)
 
 
-def test_gradients_whose_squares_vanish_still_have_a_path():
+@pytest.mark.parametrize(
+    ("small", "dtype"), [(1e-15, "float32"), (1e-25, "float32"), (1e-4, "float16")]
+)
+def test_gradients_whose_squares_vanish_still_have_a_path_and_do_not_rule_it(small, dtype):
     tx = salera_optax.scale_by_alera(0.5, eps=0.0, **ADAM)
-    gradient = jnp.array([1e-15, 0.0, -1e-25, 1.0])
+    gradient = jnp.array([small, 0.0, -small, 1.0], dtype)
     _, state = tx.update(gradient, tx.init(gradient))
+    np.testing.assert_allclose(jnp.abs(state.path), [0, 0, 0, 0.5], atol=0.01)
+
+
+def test_a_gradient_whose_norm_overflows_leaves_the_path_finite():
+    tx = salera_optax.scale_by_alera(0.5, **ADAM)
+    state = tx.init(jnp.ones(2))
+    for size in (1.0, 1e25, 1.0):
+        _, state = tx.update(jnp.full(2, size), state)
     assert np.isfinite(state.path).all()
-    np.testing.assert_allclose(jnp.linalg.norm(state.path), 0.5, rtol=1e-6)
+
+
+def test_a_second_moment_of_another_structure_is_refused():
+    tx = salera_optax.scale_by_alera(second_moment=lambda state: state)
+    with pytest.raises(ValueError, match="second_moment"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
 
 
 def test_groups_share_a_rate_and_a_norm():

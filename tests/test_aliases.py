@@ -218,3 +218,16 @@ def test_a_sharded_leaf_is_measured_as_a_whole(maker):
     params = {"kernel": kernel}
     outside = whole.update(params, whole.init(params), params, value=jnp.float32(1))[0]["kernel"]
     np.testing.assert_allclose(inside, outside, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factory", [salera_optax.salera, salera_optax.alera])
+def test_rounding_noise_is_nothing_to_make_steps_of(factory):
+    """As the gradient of a bias in front of a normalization is."""
+    tx = factory()
+    params = {"bias": jnp.ones(3), "kernel": jnp.ones(3)}
+    state, start = tx.init(params), params
+    for sign in (1, -1, 1, 1):
+        grads = {"bias": sign * jnp.full(3, 1e-8), "kernel": jnp.ones(3)}
+        params, state = salera_optax.step(tx, grads, state, params, value=1.0)
+    np.testing.assert_allclose(params["bias"], start["bias"], rtol=1e-6)
+    assert (params["kernel"] < start["kernel"]).all()
