@@ -133,7 +133,7 @@ def salera_adamw(
     `tx.update(grads, state, params, value=loss)`, or `salera_optax.step`.
 
     The direction is Adam's, with decoupled weight decay; its rate, one for each leaf, is that of
-    `alera`, and `page_hinkley` stands guard. What `optax.adamw` takes has the same name, meaning
+    `ag_adam`, and `page_hinkley` stands guard. What `optax.adamw` takes has the same name, meaning
     and default here, but for `nesterov`, which is on, and `b2`, whose shorter memory suits a rate
     that changes. Where a step was to blame for an alarm, Adam's moments and the paths start over,
     and the rates stay.
@@ -191,7 +191,7 @@ def salera_adamw(
       True
 
     Source: arXiv 1709.01427, Section 3, for the rates and the guard; Loshchilov and Hutter, arXiv
-    1711.05101, for the direction. Deviation: the law.
+    1711.05101, for the direction. Deviations: the law, and the units of its path.
     """
     adam = ag_adam(
         learning_rate,

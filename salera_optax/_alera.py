@@ -147,8 +147,8 @@ def scale_by_alera(
 ) -> optax.GradientTransformationExtraArgs:
     """Scales by a rate per group that grows while gradients agree more than chance.
 
-    The part that `alera` is made of, for an `optax.chain` of your own; `alera` has the mathematics,
-    and the limits of the steps, which are none of this part.
+    The part that `alera` and `ag_adam` are made of, for an `optax.chain` of your own; they have the
+    mathematics, and the limits of the steps, which are none of this part.
     The rate multiplier starts at 1, and the sign is not flipped: a learning rate goes behind it,
     `optax.chain(scale_by_alera(), optax.scale_by_learning_rate(0.1))`.
 
@@ -171,15 +171,16 @@ def scale_by_alera(
       groups: None for a rate per leaf; "all" for one rate; or a pytree of strings, a prefix of the
         parameters; or a function from parameters to such a pytree, such as `by_module`.
       base: transformation of the direction, such as `optax.trace(0.9)`, or None for the gradient
-        itself; the path sees the gradient all the same.
+        itself; the path sees the gradient, or what `second_moment` makes of it.
       clip: how many times the usual norm of its group the gradient may have that `base` sees,
         finite and above 0; a longer one is scaled down to that, and lowers the rate. None for no
         limit; see `alera`.
       second_moment: for a base that divides every coordinate by its size, as Adam does: a function
         from its next state to the mean squares of the coordinates, a pytree like the parameters,
         such as `lambda state: state.nu`. Then gradients agree in the units in which steps are
-        taken: the path sees g divided by the fourth root. None for the gradient itself, which the
-        laws of the paper want.
+        taken: the path sees g divided by the fourth root, and of the norm of g. None for the
+        gradient itself, which the laws of the paper want. (With `optax.inject_hyperparams`, which
+        takes functions for schedules, name it in `static_args`.)
       eps: a group whose gradient norm is at most this, finite and at least 0, lets its path decay
         and keeps its rate.
       axis_name: inside `shard_map` or `pmap`, the axes to take the norms over; see `alera`.
