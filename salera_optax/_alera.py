@@ -25,7 +25,7 @@ from salera_optax._arrays import (
     zeros_like,
 )
 from salera_optax._devices import AxisName, as_names, varying
-from salera_optax._groups import Groups, Runs, check_groups, members_of
+from salera_optax._groups import Grouping, Groups, check_groups, members_of
 from salera_optax._laws import (
     Law,
     Limits,
@@ -54,18 +54,25 @@ class ScaleByAleraState(NamedTuple):
     Attributes:
       step: int32 scalar, the steps taken, alarms excluded.
       path: exponential average of normalized gradients, like the parameters, float32 or wider.
-      log_rate: for every group, the logarithm of its rate multiplier, a float32 or wider scalar.
-      lengths: of the shape (groups, 2) and that dtype, in alphabetical order of the groups: the
-        running mean square of a group's gradient norm, and what chance gives the squared norm of
-        its path on average.
+      groups: a dictionary of the groups, in alphabetical order. It has names and no arrays.
+      log_rates: of the shape (groups,), the logarithms of their rate multipliers, float32 or wider.
+      lengths: of the shape (groups, 2) and that dtype: the running mean square of a group's
+        gradient norm, and what chance gives the squared norm of its path on average.
       base_state: state of the base transformation.
     """
 
     step: jax.Array
     path: Any
-    log_rate: Any
-    lengths: Any
+    groups: Any
+    log_rates: jax.Array
+    lengths: jax.Array
     base_state: Any
+
+    @property
+    def log_rate(self) -> dict[str, jax.Array]:
+        """The logarithm of its rate multiplier, a scalar, for every group by its name."""
+        names = self.groups if isinstance(self.groups, dict) else {}
+        return {name: self.log_rates[..., place] for place, name in enumerate(names)}
 
 
 @functools.partial(jax.jit, static_argnums=0)  # traced once for all optimizers
@@ -84,23 +91,10 @@ def _adapting(law: Law) -> Callable[..., jax.Array]:
 _ADAPT = _adapting(ratio())
 
 
-def _once(step: jax.Array, vectors: list[jax.Array]) -> list[jax.Array]:
-    """The same numbers, which XLA works out once.
-
-    What is cheap it works out anew in every kernel that asks for a part, a kernel for each leaf; a
-    quotient it does not, not even one by a number that is always one. With 200 leaves this and the
-    quotients of `_laws` take a third of the compilation away.
-    """
-    one = jnp.where(step > 0, 1, 2).astype(vectors[0].dtype)  # steps count from 1
-    return [vector / one for vector in vectors]
-
-
-def _lengthened(weights: Any, norms: Any, squares: Any) -> tuple[jax.Array, ...]:
+def _lengthened(weights: jax.Array, norms: jax.Array, squares: jax.Array) -> jax.Array:
     """The weights of what has these squared norms, which make it as long as a gradient is."""
-    return tuple(
-        jnp.where(weight > 0, weight * norm, 0) / jnp.sqrt(jnp.where(square > 0, square, 1))
-        for weight, norm, square in zip(weights, norms, squares, strict=True)
-    )
+    weighted = jnp.where(weights > 0, weights * norms, 0)
+    return weighted / jnp.sqrt(jnp.where(squares > 0, squares, 1))
 
 
 def _check_axes(leaves: list[Any], axis_name: AxisName) -> None:
@@ -223,9 +217,10 @@ def scale_by_alera(
         return ScaleByAleraState(
             step=jnp.zeros((), jnp.int32),
             path=jax.tree.map(lambda p: zeros_like(p, wide_dtype(p)), params),
-            # Without leaves a single scalar stands in, so that optax.tree.map_params, which calls
-            # init with an opaque leafless tree, finds a leaf where the state has its groups.
-            log_rate={name: jnp.zeros((), dtype) for name in names} or jnp.zeros((), dtype),
+            # Without leaves a scalar stands in, so that optax.tree.map_params, which calls init
+            # with an opaque leafless tree, finds a leaf where the state has its groups.
+            groups={name: {} for name in names} or jnp.zeros((), dtype),
+            log_rates=jnp.zeros(len(names), dtype),
             lengths=jnp.zeros((len(names), 2), dtype),
             base_state=inner.init(params),
         )
@@ -250,50 +245,42 @@ def scale_by_alera(
         memory = jnp.asarray(alpha, dtype)
         leaves, treedef = jax.tree.flatten(state.path)
         _check_axes(leaves, axis_name)
-        runs = Runs(members, dtype)
-        norms = [jnp.sqrt(each) for each in runs.sums(squared_norms(updates, axis_name, leaves))]
-        before = _once(step, runs.split(state.lengths))
-        entries = [
-            _enter(published, norm, each, memory, step, eps)
-            for norm, each in zip(norms, before, strict=True)
-        ]
-        weights, lengths = zip(*entries, strict=True)
-        old_log_rates, gradient = runs.vectors(state.log_rate), updates
+        grouping = Grouping(members, dtype, step)
+        norms = jnp.sqrt(grouping.sums(squared_norms(updates, axis_name, leaves)))
+        weights, lengths = _enter(published, norms, state.lengths, memory, step, eps)
+        old_log_rates, gradient = state.log_rates, updates
         if clip is not None:
-            numbers = zip(norms, before, lengths, strict=True)
-            tamed = [clipped(clip, *each, step, eps) for each in numbers]
-            shares, less = zip(*tamed, strict=True)
-            gradient = jax.tree.unflatten(treedef, runs.scaled(updates, shares, updates))
-            old_log_rates = [old + x for old, x in zip(old_log_rates, less, strict=True)]
+            shares, less = clipped(clip, norms, state.lengths, lengths, step, eps)
+            gradient = jax.tree.unflatten(treedef, grouping.scaled(updates, shares, updates))
+            old_log_rates += less
         direction, base_state = inner.update(gradient, state.base_state, params, **extra_args)
         seen = updates
         if second_moment is not None:
             moments = second_moment(base_state)
             check_same_tree("scale_by_alera", "second_moment", moments, state.path)
-            squares = runs.sums(squared_norms(updates, axis_name, leaves, moments))
+            squares = grouping.sums(squared_norms(updates, axis_name, leaves, moments))
             weights = _lengthened(weights, norms, squares)
             seen = jax.tree.map(beside, updates, moments)
-        news = runs.scaled(seen, weights, leaves)
+        news = grouping.scaled(seen, weights, leaves)
         path = [scaled(p, 1 - memory, p) + new for p, new in zip(leaves, news, strict=True)]
-        log_rates = [
-            adapt(*each, memory, step, rate_limits)
-            for each in zip(
-                old_log_rates,
-                runs.sums(squared_norms(path, axis_name, leaves)),
-                lengths,
-                runs.sums([real_size(leaf, axis_name) for leaf in leaves]),
-                (norm > eps for norm in norms),
-                strict=True,
-            )
-        ]
-        log_rates = _once(step, log_rates)
-        rates = [jnp.exp(each) for each in log_rates]
-        moves = runs.scaled(direction, rates, direction if params is None else params)
-        return jax.tree.unflatten(treedef, moves), ScaleByAleraState(
+        log_rates = adapt(
+            old_log_rates,
+            grouping.sums(squared_norms(path, axis_name, leaves)),
+            lengths,
+            grouping.sums([real_size(leaf, axis_name) for leaf in leaves]),
+            norms > eps,
+            memory,
+            step,
+            rate_limits,
+        )
+        moves = grouping.scaled(
+            direction, jnp.exp(log_rates), direction if params is None else params
+        )
+        return jax.tree.unflatten(treedef, moves), state._replace(
             step=step,
             path=jax.tree.unflatten(treedef, path),
-            log_rate=runs.by_group(log_rates),
-            lengths=jnp.concatenate(lengths),
+            log_rates=log_rates,
+            lengths=lengths,
             base_state=base_state,
         )
 

@@ -12,6 +12,8 @@ from jax.typing import ArrayLike
 from salera_optax._devices import AxisName, shards, summed
 
 _finfo: Callable[[Any], Any] = jnp.finfo  # which has no types
+_WINDOW = 32  # of XLA's sums on CPUs
+_SMALL = 1024  # numbers that are few: such a leaf takes as long as the start of a kernel
 _LEAST = 1e-30  # times the squared norm of a leaf, the least second moment of a coordinate
 
 
@@ -35,22 +37,49 @@ def zeros_like(x: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     return jnp.where(False, jnp.real(x), 0).astype(dtype)
 
 
+def folded(leaf: ArrayLike) -> jax.Array:
+    """A leaf to be summed, which may have more dimensions.
+
+    On CPUs XLA sums a small array by windows, in three kernels, where a dimension is above 32.
+    Behind the barrier it keeps the shape; and it does not write squares to memory because an
+    optimizer such as Adam needs them as well.
+    """
+    leaf = jnp.asarray(leaf)
+    if leaf.size <= _SMALL:
+        leaf = leaf.reshape([part for length in leaf.shape for part in _parts(length)])
+    return jnp.asarray(jax.lax.optimization_barrier(leaf))
+
+
+def _parts(length: int) -> list[int]:
+    """Factors up to 32, as far as there are; the first is large, for it may be sharded."""
+    factors: list[int] = []
+    while length > _WINDOW:
+        below = [factor for factor in range(2, _WINDOW + 1) if length % factor == 0]
+        if not below:
+            break
+        last = [factor for factor in below if length // factor <= _WINDOW]
+        factors.append(min(last, default=below[-1]))
+        length //= factors[-1]
+    return [length, *reversed(factors)]
+
+
 @jax.jit
 def _squared_norm(leaf: ArrayLike) -> jax.Array:
     """|.|^2 of one leaf, in one pass.
 
     On CPUs XLA would sum a gradient whose dimensions are no multiples of 32 by windows, in six
-    times the time, without the `jit`; and write the squares to memory, when an optimizer such as
-    Adam needs them as well, without the barrier.
+    times the time, without the `jit`.
     """
-    return jnp.sum(squared_modulus(jax.lax.optimization_barrier(leaf)))
+    return jnp.sum(squared_modulus(folded(leaf)))
 
 
 @jax.jit
 def _squared_norm_beside(leaf: ArrayLike, second_moment: ArrayLike) -> jax.Array:
     """That of `beside`, likewise, with a root less."""
-    leaf, moment = (jax.lax.optimization_barrier(x) for x in (leaf, second_moment))
-    return jnp.sum(squared_modulus(leaf) * jax.lax.rsqrt(_positive(moment, leaf)))
+    leaf, moment = folded(leaf), folded(second_moment)
+    wide = leaf.astype(wide_dtype(leaf))
+    # XLA would write the squares to memory, for this sum and that of `_squared_norm`.
+    return jnp.sum(jnp.real(wide * (jnp.conj(wide) * jax.lax.rsqrt(_positive(moment, leaf)))))
 
 
 def squared_norms(

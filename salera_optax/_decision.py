@@ -46,12 +46,12 @@ def _differs(params: Any, snapshot: Any, axis_name: AxisName) -> jax.Array:
     the rollback stays.
     """
 
-    def differ(x: jax.Array, y: jax.Array) -> jax.Array:
+    def difference(x: jax.Array, y: jax.Array) -> jax.Array:
         wide = wide_dtype(x)
-        return jnp.sum(jnp.abs(x.astype(wide) - y.astype(wide))) > 0
+        return jnp.sum(jnp.abs(x.astype(wide) - y.astype(wide)))
 
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(snapshot), strict=True)
-    return any_of((differ(x, y) for x, y in pairs), axis_name)
+    return any_of(lambda sums: sums > 0, (difference(x, y) for x, y in pairs), axis_name)
 
 
 def _judged(

@@ -1,7 +1,7 @@
 """Axes of devices, in `shard_map` and `pmap`: names, sizes, and sums over them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -50,8 +50,9 @@ def summed(x: jax.Array, axis_name: AxisName) -> jax.Array:
     return jnp.asarray(jax.lax.psum(x, axis_name))
 
 
-def any_of(flags: Iterable[jax.Array], axis_name: AxisName) -> jax.Array:
-    """Whether a flag is set on a device."""
-    # XLA writes what is cheap, all the flags, into every kernel that asks for it. Not so a root.
-    count = jnp.sqrt(jnp.sum(jnp.stack([jnp.zeros((), bool), *flags]), dtype=jnp.float32))
-    return summed(count, axis_name) > 0
+def any_of(
+    test: Callable[[jax.Array], jax.Array], numbers: Iterable[jax.Array], axis_name: AxisName
+) -> jax.Array:
+    """Whether one of the scalars on a device passes the test, which zero does not."""
+    passed = test(jnp.stack([jnp.zeros(()), *numbers]))
+    return summed(jnp.sum(passed, dtype=jnp.float32), axis_name) > 0

@@ -1,8 +1,7 @@
 """Groups of leaves that share a rate: their labels, their members, and their scalars."""
 
-import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,11 +12,7 @@ from salera_optax._validation import leaf_name
 
 Groups = Any  # None, "all", a prefix pytree of labels, or a function from parameters to one.
 
-# The scalars of so many groups are one vector. XLA then compiles and starts a few kernels for all
-# of them, not a dozen a group. Those of all groups are not one: every leaf would read a place of
-# its own, in a kernel of its own, while XLA compiles equal kernels only once. With 200 leaves that
-# was most of the compilation.
-_RUN = 16
+_COLUMNS = 8  # of the table in which the scalars of the groups stand for the leaves to read
 
 
 def check_groups(groups: Any) -> None:
@@ -86,41 +81,55 @@ def members_of(groups: Groups, tree: Any) -> dict[str, list[int]]:
     return dict(sorted(members.items()))
 
 
-class Runs:
-    """Groups in alphabetical order, whose scalars stand in vectors of a few groups each.
+class Grouping:
+    """Which leaves make which group: what is summed over a group, and what a leaf reads of it.
+
+    The scalars of all groups are a vector, in alphabetical order of the groups. A few kernels work
+    them out for all, and not a few for each.
 
     Args:
       members: of every group the indices of its leaves, as `members_of` gives them.
       dtype: of the scalars.
+      step: int32 scalar, at least 1.
     """
 
-    def __init__(self, members: Mapping[str, list[int]], dtype: Any) -> None:
-        self._members, self._dtype = members, dtype
-        self._group_of = {i: name for name, indices in members.items() for i in indices}
-        self._starts = range(0, len(members), _RUN)
-        self._names = [list(members)[start : start + _RUN] for start in self._starts]
+    def __init__(self, members: Mapping[str, list[int]], dtype: Any, step: jax.Array) -> None:
+        self._members, self._dtype = list(members.values()), dtype
+        self._group_of = {i: group for group, these in enumerate(self._members) for i in these}
+        rows, columns = -(-len(members) // _COLUMNS), min(_COLUMNS, len(members))
+        self._shape = (rows, columns)
+        self._rows, self._columns = (_unknown_range(n, step) for n in self._shape)
 
-    def vectors(self, of_groups: Mapping[str, Any]) -> list[jax.Array]:
-        """From scalars by group."""
+    def sums(self, of_leaves: list[Any]) -> jax.Array:
+        """Sums over the leaves of every group, of the shape (groups,)."""
+        sums = [sum(of_leaves[i] for i in these) for these in self._members]
+        return jnp.stack([jnp.asarray(each, self._dtype) for each in sums])
+
+    def scaled(self, tree: Any, factors: jax.Array, like: Any) -> list[jax.Array]:
+        """The leaves of a tree, each times the factor of its group, in the dtypes of `like`."""
+        rows, columns = self._shape
+        table = jnp.pad(factors, (0, rows * columns - factors.size)).reshape(self._shape)
+        pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True)
         return [
-            jnp.stack([jnp.asarray(of_groups[name], self._dtype) for name in names])
-            for names in self._names
+            scaled(x, self._read(table, self._group_of[i]), y) for i, (x, y) in enumerate(pairs)
         ]
 
-    def sums(self, of_leaves: list[Any]) -> list[jax.Array]:
-        """Sums over the leaves of every group."""
-        sums = {name: sum(of_leaves[i] for i in these) for name, these in self._members.items()}
-        return self.vectors(sums)
+    def _read(self, table: jax.Array, group: int) -> jax.Array:
+        row, column = divmod(group, _COLUMNS)
+        place = (self._rows[row], self._columns[column])
+        return jax.lax.dynamic_slice(table, place, (1, 1))[0, 0]
 
-    def split(self, rows: jax.Array) -> list[jax.Array]:
-        """From an array with a row a group."""
-        return jnp.split(rows, list(self._starts[1:]))
 
-    def by_group(self, vectors: Iterable[jax.Array]) -> dict[str, jax.Array]:
-        return dict(zip(self._members, itertools.chain(*vectors), strict=True))
+def _unknown_range(count: int, step: jax.Array) -> list[jax.Array]:
+    """The numbers from 0, of which XLA does not know what they are.
 
-    def scaled(self, tree: Any, factors: Iterable[jax.Array], like: Any) -> list[jax.Array]:
-        """The leaves of a tree, each times the factor of its group, in the dtypes of `like`."""
-        of_groups = self.by_group(factors)
-        pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True)
-        return [scaled(x, of_groups[self._group_of[i]], y) for i, (x, y) in enumerate(pairs)]
+    XLA compiles equal kernels once. Those of two leaves of one shape are equal if each reads a
+    place that it is given, and not if it reads a place that is written into it.
+    """
+    # A quotient XLA works out once, and not anew in every kernel that asks for it.
+    one = jnp.where(step > 0, 1, 2).astype(jnp.uint32)
+    number, numbers = jax.lax.div(one - 1, one), []
+    for _ in range(count):
+        numbers.append(number)
+        number = jax.lax.div(number + 1, one)
+    return numbers

@@ -207,7 +207,6 @@ def entered(
     square = jnp.where(usual > 0, jnp.minimum(jnp.square(norm), _RISE * usual), jnp.square(norm))
     usual += jnp.maximum(_NORM_RATE, 1 / step.astype(norm.dtype)) * (square - usual)
     length = norm if published else jnp.maximum(norm, jnp.sqrt(usual))
-    # A quotient, for the sake of `_once` of `_alera`.
     weight = alpha / jnp.where(norm > eps, length, jnp.inf)
     chance = (1 - alpha) ** 2 * chance + jnp.square(weight * norm)
     return weight, jnp.stack([usual, chance])
@@ -239,7 +238,6 @@ def clipped(
     usual = _remembered(before, step)[:, 0]
     longest = clip * jnp.sqrt(usual)
     outlier = (longest > 0) & (norm > jnp.maximum(longest, eps))
-    # A quotient likewise.
     share = jnp.where(outlier, longest, 1) / jnp.where(outlier, norm, 1)
     raised = jnp.where(outlier, after[:, 0], 1) / jnp.where(outlier, usual, 1)
     return share, -0.5 * jnp.log(jnp.maximum(raised, 1))

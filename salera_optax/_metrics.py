@@ -184,7 +184,7 @@ def _learning_rates(found: list[tuple[str, Any, jax.Array]]) -> dict[str, jax.Ar
 
 def _log_rates(state: ScaleByAleraState | ScaleByParameterwiseAleraState) -> dict[str, jax.Array]:
     if isinstance(state, ScaleByAleraState):
-        return state.log_rate if isinstance(state.log_rate, dict) else {}
+        return state.log_rate
     names, leaves = leaf_labels(None, state.log_rate), jax.tree.leaves(state.log_rate)
     return {  # The geometric mean of a leaf's rates.
         name: jnp.sum(leaf) / max(jnp.size(leaf), 1)

@@ -18,7 +18,7 @@ from salera_optax._arrays import copied, incremented, select, squared_norms, sta
 from salera_optax._decision import deciding
 from salera_optax._detectors import Detector
 from salera_optax._devices import AxisName, as_names, summed, varying
-from salera_optax._emit import ADDED, WRITTEN, Emit, branches, first, is_array, made_finite
+from salera_optax._emit import ADDED, WRITTEN, Emit, branches, first, is_array, mended
 from salera_optax._guard_state import GuardFields, GuardScalars, PageHinkleyState
 from salera_optax._memory import starts_over
 from salera_optax._robust import robust
@@ -267,10 +267,10 @@ def page_hinkley(
         go, stay = branches(guarded, emit, fixed) if fixed else usual
         extra = {name: each for name, each in extra.items() if name not in fixed}
         result, inner_state = jax.lax.cond(
-            ~action.hold, go, stay, updates, inner_state, start, retreat, response.scale, extra
+            ~action.hold, go, stay, updates, inner_state, start, response.scale, extra
         )
-        result, broken = made_finite(
-            emit, result, emit.beside(params, snapshot), ~action.hold, axis_name
+        result, broken = mended(
+            emit, result, emit.beside(params, snapshot), ~action.hold, retreat, axis_name
         )
         # Those of _history.CAUSES.
         causes = jnp.stack([action.hold, decision.rise, ~decision.finite, broken])

@@ -133,6 +133,7 @@ def long_run(case: Case) -> Trajectory:
 STATISTICS = (
     "path",
     "log_rate",
+    "log_rates",
     "lengths",
     "numbers",  # the scalars of the guard and of its robust detector
     "reference",
