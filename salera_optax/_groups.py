@@ -117,7 +117,7 @@ class Grouping:
     def _read(self, table: jax.Array, group: int) -> jax.Array:
         row, column = divmod(group, _COLUMNS)
         place = (self._rows[row], self._columns[column])
-        return jax.lax.dynamic_slice(table, place, (1, 1))[0, 0]
+        return jax.lax.dynamic_slice(table, place, (1, 1)).reshape(())
 
 
 def _unknown_range(count: int, step: jax.Array) -> list[jax.Array]:

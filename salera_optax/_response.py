@@ -103,11 +103,13 @@ def respond(
     shrunk = jnp.maximum(state.scale * factor, LEAST_SCALE)
     given_back = jnp.minimum(state.scale / factor, 1)
     calm = jnp.where(alarm, 0, jnp.where(hold, state.calm, incremented(state.calm)))
-    interval = GROWTH_INTERVAL * 2**state.failed
-    grows = ~hold & (state.due > 0) & (calm % interval == 0)
+    interval = GROWTH_INTERVAL * jnp.left_shift(1, state.failed)
+    grows = ~hold & (state.due > 0) & (jax.lax.rem(calm, interval) == 0)
     too_early = guilty & (state.due > 0) & (state.calm >= interval)
     through = grows & (state.scale == state.due) & (calm >= 2 * interval)
     grown = jnp.minimum(given_back, state.due)
+    scale = jnp.where(forgiven, given_back, jnp.where(grows, grown, state.scale))
+    scale = jnp.where(guilty, shrunk, scale)
     lasted = forgiven & (state.held >= PATIENCE)
     due = jnp.where(lasted, jnp.maximum(state.due, given_back), state.due)
     action = Action(
@@ -119,7 +121,7 @@ def respond(
         forget=(state.on_trial & ~hold & ~forgiven) if rollback else guilty,
     )
     return action, ResponseState(
-        scale=jnp.select([guilty, forgiven, grows], [shrunk, given_back, grown], state.scale),
+        scale=scale,
         held=jnp.where(alarm, 0, held),
         ahead=~hold | (state.ahead & ~alarm),
         on_trial=action.go_back | (state.on_trial & hold & ~alarm),

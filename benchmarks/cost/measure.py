@@ -44,7 +44,14 @@ MEASURED: dict[str, Callable[[], optax.GradientTransformation]] = {
 }
 """What is measured. All are compared with the first."""
 
-FEW = ("adam", "salera_adamw", "salera", "page_hinkley(adam)", "apply_if_finite(adam)")
+FEW = (
+    "adam",
+    "salera_adamw",
+    "salera",
+    "page_hinkley(adam)",
+    "apply_if_finite(adam)",
+    "clip_by_global_norm, adam",
+)
 """What is measured at many sizes and numbers of leaves."""
 
 _SECONDS = 0.02  # least duration of what is timed, for the clock
