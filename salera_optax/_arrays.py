@@ -45,7 +45,9 @@ def folded(leaf: ArrayLike) -> jax.Array:
     optimizer such as Adam needs them as well.
     """
     leaf = jnp.asarray(leaf)
-    if leaf.size <= _SMALL:
+    # Not where the sharding is a part of the type: not every one can be split.
+    whole = all(part is None for part in jax.typeof(leaf).sharding.spec)
+    if leaf.size <= _SMALL and whole:
         leaf = leaf.reshape([part for length in leaf.shape for part in _parts(length)])
     return jnp.asarray(jax.lax.optimization_barrier(leaf))
 
