@@ -37,19 +37,20 @@ def zeros_like(x: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     return jnp.where(False, jnp.real(x), 0).astype(dtype)
 
 
-def folded(leaf: ArrayLike) -> jax.Array:
-    """A leaf to be summed, which may have more dimensions.
+def folded(*leaves: ArrayLike) -> list[jax.Array]:
+    """Leaves of one shape that are to be summed together, which may get more dimensions.
 
     On CPUs XLA sums a small array by windows, in three kernels, where a dimension is above 32.
     Behind the barrier it keeps the shape; and it does not write squares to memory because an
     optimizer such as Adam needs them as well.
     """
-    leaf = jnp.asarray(leaf)
+    arrays = [jnp.asarray(leaf) for leaf in leaves]
     # Not where the sharding is a part of the type: not every one can be split.
-    whole = all(part is None for part in jax.typeof(leaf).sharding.spec)
-    if leaf.size <= _SMALL and whole:
-        leaf = leaf.reshape([part for length in leaf.shape for part in _parts(length)])
-    return jnp.asarray(jax.lax.optimization_barrier(leaf))
+    whole = all(part is None for x in arrays for part in jax.typeof(x).sharding.spec)
+    if whole and arrays[0].size <= _SMALL:
+        shape = [part for length in arrays[0].shape for part in _parts(length)]
+        arrays = [x.reshape(shape) for x in arrays]
+    return [jnp.asarray(jax.lax.optimization_barrier(x)) for x in arrays]
 
 
 def _parts(length: int) -> list[int]:
@@ -72,13 +73,14 @@ def _squared_norm(leaf: ArrayLike) -> jax.Array:
     On CPUs XLA would sum a gradient whose dimensions are no multiples of 32 by windows, in six
     times the time, without the `jit`.
     """
-    return jnp.sum(squared_modulus(folded(leaf)))
+    (leaf,) = folded(leaf)
+    return jnp.sum(squared_modulus(leaf))
 
 
 @jax.jit
 def _squared_norm_beside(leaf: ArrayLike, second_moment: ArrayLike) -> jax.Array:
     """That of `beside`, likewise, with a root less."""
-    leaf, moment = folded(leaf), folded(second_moment)
+    leaf, moment = folded(leaf, second_moment)
     wide = leaf.astype(wide_dtype(leaf))
     # XLA would write the squares to memory, for this sum and that of `_squared_norm`.
     return jnp.sum(jnp.real(wide * (jnp.conj(wide) * jax.lax.rsqrt(_positive(moment, leaf)))))

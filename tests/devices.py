@@ -127,24 +127,25 @@ def test_explicit_mode_equals_one_device(layout, name):
 
 
 @pytest.mark.parametrize("mode", [AxisType.Explicit, AxisType.Auto])
-def test_a_small_leaf_whose_sharding_cannot_be_split_is_summed(mode):
+@pytest.mark.parametrize("gradients", ["x", None])
+def test_a_small_leaf_whose_sharding_cannot_be_split_is_summed(mode, gradients):
     mesh = jax.make_mesh((8,), ("x",), axis_types=(mode,))
     params = jnp.linspace(-1, 1, 40)  # folded into 20 times 2, and 20 is no multiple of 8
     sharded = jax.device_put(params, NamedSharding(mesh, P("x")))
 
-    def run(params):
-        tx = salera_optax.salera()
+    def run(params, grads):
+        tx = salera_optax.salera_adamw()
         state = jax.jit(tx.init)(params)
         for _ in range(3):
             params, state = jax.jit(partial(salera_optax.step, tx))(
-                params, state, params, value=jnp.float32(1)
+                grads, state, params, value=jnp.float32(1)
             )
         return params
 
     with jax.sharding.set_mesh(mesh):
-        found = run(sharded)
+        found = run(sharded, jax.device_put(params, NamedSharding(mesh, P(gradients))))
     assert found.sharding.spec == P("x")
-    assert_close(found, run(params))
+    assert_close(found, run(params, params))
 
 
 def mapped(tx, layout, mesh, apply=salera_optax.step):
