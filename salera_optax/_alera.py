@@ -6,7 +6,7 @@ Possible But Not Faster", arXiv 1709.01427, Section 3 and Algorithm 1.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -72,8 +72,13 @@ class ScaleByAleraState(NamedTuple):
     @property
     def log_rate(self) -> dict[str, jax.Array]:
         """The logarithm of its rate multiplier, a scalar, for every group by its name."""
-        names = self.groups if isinstance(self.groups, dict) else {}
-        return {name: self.log_rates[..., place] for place, name in enumerate(names)}
+        names = sorted(self.groups) if isinstance(self.groups, Mapping) else []
+
+        def by_name(log_rates: jax.Array) -> dict[str, jax.Array]:
+            return {name: log_rates[..., place] for place, name in enumerate(names)}
+
+        abstract = isinstance(self.log_rates, jax.ShapeDtypeStruct)
+        return jax.eval_shape(by_name, self.log_rates) if abstract else by_name(self.log_rates)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # traced once for all optimizers
@@ -126,6 +131,15 @@ def _check_clip_and_moment(clip: Any, second_moment: Any, law: Law) -> None:
         raise ValueError(
             "second_moment must be a function of the state of base, and None with the law of the "
             f"paper, got {second_moment!r}."
+        )
+
+
+def _check_same_groups(members: dict[str, list[int]], groups: Any) -> None:
+    expected = sorted(groups) if isinstance(groups, Mapping) else []
+    if list(members) != expected:
+        raise ValueError(
+            f"scale_by_alera: groups must be those that init saw, {', '.join(expected)}, got "
+            f"{', '.join(members)}."
         )
 
 
@@ -238,6 +252,7 @@ def scale_by_alera(
         check_same_tree("scale_by_alera", "updates", updates, state.path)
         step = incremented(state.step)
         members = members_of(groups, state.path)
+        _check_same_groups(members, state.groups)
         if not members:
             direction, base_state = inner.update(updates, state.base_state, params, **extra_args)
             return direction, state._replace(step=step, base_state=base_state)
@@ -246,7 +261,7 @@ def scale_by_alera(
         memory = jnp.asarray(alpha, dtype)
         leaves, treedef = jax.tree.flatten(state.path)
         _check_axes(leaves, axis_name)
-        grouping = Grouping(members, dtype, step)
+        grouping = Grouping(members, dtype)
         norms = jnp.sqrt(grouping.sums(squared_norms(updates, axis_name, leaves)))
         weights, lengths = _enter(published, norms, state.lengths, memory, step, eps)
         old_log_rates, gradient = state.log_rates, updates

@@ -90,15 +90,14 @@ class Grouping:
     Args:
       members: of every group the indices of its leaves, as `members_of` gives them.
       dtype: of the scalars.
-      step: int32 scalar, at least 1.
     """
 
-    def __init__(self, members: Mapping[str, list[int]], dtype: Any, step: jax.Array) -> None:
+    def __init__(self, members: Mapping[str, list[int]], dtype: Any) -> None:
         self._members, self._dtype = list(members.values()), dtype
         self._group_of = {i: group for group, these in enumerate(self._members) for i in these}
         rows, columns = -(-len(members) // _COLUMNS), min(_COLUMNS, len(members))
         self._shape = (rows, columns)
-        self._rows, self._columns = (_unknown_range(n, step) for n in self._shape)
+        self._rows, self._columns = map(_unknown_range, self._shape)
 
     def sums(self, of_leaves: list[Any]) -> jax.Array:
         """Sums over the leaves of every group, of the shape (groups,)."""
@@ -120,16 +119,16 @@ class Grouping:
         return jax.lax.dynamic_slice(table, place, (1, 1)).reshape(())
 
 
-def _unknown_range(count: int, step: jax.Array) -> list[jax.Array]:
+def _unknown_range(count: int) -> list[jax.Array]:
     """The numbers from 0, of which XLA does not know what they are.
 
     XLA compiles equal kernels once. Those of two leaves of one shape are equal if each reads a
     place that it is given, and not if it reads a place that is written into it.
     """
-    # A quotient XLA works out once, and not anew in every kernel that asks for it.
-    one = jnp.where(step > 0, 1, 2).astype(jnp.uint32)
-    number, numbers = jax.lax.div(one - 1, one), []
+    one = jax.lax.optimization_barrier(jnp.uint32(1))
+    number, numbers = one - 1, []
     for _ in range(count):
-        numbers.append(number)
-        number = jax.lax.div(number + 1, one)
+        # A quotient XLA works out once, and not anew in every kernel that asks for it.
+        numbers.append(jax.lax.div(number, one))
+        number = numbers[-1] + 1
     return numbers

@@ -138,6 +138,19 @@ def test_groups_share_a_rate_and_a_norm():
     np.testing.assert_allclose(rates("all")["all"], state.log_rate[""], rtol=1e-5)
 
 
+def test_an_abstract_state_has_the_names_of_its_groups():
+    state = jax.eval_shape(salera_optax.scale_by_alera().init, {"b": jnp.ones(3), "a": jnp.ones(2)})
+    assert {name: rate.shape for name, rate in state.log_rate.items()} == {"a": (), "b": ()}
+
+
+def test_states_of_many_runs_read_no_places_of_their_own():
+    tx = salera_optax.scale_by_alera()
+    runs = jax.vmap(tx.init)({name: jnp.ones((4, 3)) for name in "abcdefghij"})
+    compiled = jax.jit(jax.vmap(tx.update)).lower(runs.path, runs).compile()
+    assert "dynamic-slice(" in compiled.as_text()
+    assert " gather(" not in compiled.as_text()
+
+
 def test_names_of_leaves_are_never_mixed_up():
     params = {"a/b": jnp.ones(2), "a": {"b": jnp.ones(3)}}
     state = salera_optax.scale_by_alera().init(params)

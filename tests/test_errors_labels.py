@@ -8,6 +8,8 @@ import jax
 import pytest
 from factories import GROUPED_FACTORIES, each, params
 
+import salera_optax
+
 
 @each(GROUPED_FACTORIES)
 @pytest.mark.parametrize("wrong", ["layer", "by_module", ""], ids=repr)
@@ -49,3 +51,11 @@ def test_label_of_another_kind_than_a_string_is_shown(make: Callable[..., Any], 
         make(groups={"Dense_0": "first", "Dense_1": label}).init(params())
     with pytest.raises(TypeError, match=match):
         make(groups=label).init(params())
+
+
+def test_groups_that_are_not_those_of_the_state_are_shown() -> None:
+    tree = params()
+    state = salera_optax.scale_by_alera().init(tree)
+    other = salera_optax.scale_by_alera(groups=salera_optax.by_module)
+    with pytest.raises(ValueError, match=r"init saw, Dense_0/bias, .*, got Dense_0, Dense_1\."):
+        other.update(tree, state)
