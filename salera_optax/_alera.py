@@ -54,7 +54,8 @@ class ScaleByAleraState(NamedTuple):
     Attributes:
       step: int32 scalar, the steps taken, alarms excluded.
       path: exponential average of normalized gradients, like the parameters, float32 or wider.
-      groups: a dictionary of the groups, in alphabetical order. It has names and no arrays.
+      groups: a dictionary of the groups, in alphabetical order. It has names and no arrays (but
+        a scalar where there are no groups).
       log_rates: of the shape (groups,), the logarithms of their rate multipliers, float32 or wider;
         by name they are the property `log_rate`.
       lengths: of the shape (groups, 2) and that dtype: the running mean square of a group's

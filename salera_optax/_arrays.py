@@ -1,5 +1,6 @@
 """Arrays and trees of them: dtypes, norms, copies."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from salera_optax._devices import AxisName, shards, summed
 
 _finfo: Callable[[Any], Any] = jnp.finfo  # which has no types
 _WINDOW = 32  # of XLA's sums on CPUs
-_SMALL = 1024  # numbers that are few: such a leaf takes as long as the start of a kernel
+_SMALL = 1024  # numbers, up to which one kernel is faster than three
 _LEAST = 1e-30  # times the squared norm of a leaf, the least second moment of a coordinate
 
 
@@ -45,7 +46,7 @@ def folded(*leaves: ArrayLike) -> list[jax.Array]:
     optimizer such as Adam needs them as well.
     """
     arrays = [jnp.asarray(leaf) for leaf in leaves]
-    # Not where the sharding is a part of the type: not every one can be split.
+    # Not where the sharding is a part of the type: not every sharded dimension can be split.
     whole = all(part is None for x in arrays for part in jax.typeof(x).sharding.spec)
     if whole and arrays[0].size <= _SMALL:
         shape = [part for length in arrays[0].shape for part in _parts(length)]
@@ -54,16 +55,21 @@ def folded(*leaves: ArrayLike) -> list[jax.Array]:
 
 
 def _parts(length: int) -> list[int]:
-    """Factors up to 32, as far as there are; the first is large, for it may be sharded."""
-    factors: list[int] = []
-    while length > _WINDOW:
-        below = [factor for factor in range(2, _WINDOW + 1) if length % factor == 0]
+    """Factors up to 32, as far as there are.
+
+    The first is a power of two, as numbers of devices are: the leaf may be sharded.
+    """
+    if length <= _WINDOW:
+        return [length]
+    first = math.gcd(length, _WINDOW)
+    rest, factors = length // first, []
+    while rest > _WINDOW:
+        below = [factor for factor in range(2, _WINDOW + 1) if rest % factor == 0]
         if not below:
             break
-        last = [factor for factor in below if length // factor <= _WINDOW]
-        factors.append(min(last, default=below[-1]))
-        length //= factors[-1]
-    return [length, *reversed(factors)]
+        factors.append(below[-1])
+        rest //= below[-1]
+    return [part for part in (first, rest, *factors) if part > 1]
 
 
 @jax.jit

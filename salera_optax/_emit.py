@@ -46,7 +46,7 @@ def _left(params: Any, snapshot: Any, back: jax.Array) -> Any:
 
 
 def _room(gradients: Any, params: Any) -> Any:
-    """The gradients, for XLA to write the updates over them; they are not what is to be added.
+    """The gradients, for XLA to write the updates over them; `mended` puts what is to be added.
 
     Memory that a step takes anew costs more than what is written there: a page fault for each 4
     KiB. A conditional writes over an operand that one of its branches returns.
@@ -79,7 +79,7 @@ class Emit(NamedTuple):
       start: what a step starts from, and a call without one leaves: of the parameters, the
         snapshot, and whether to go back to it.
       moved: what a step returns: of the parameters and the moves.
-      stayed: what a call without a step does: of the gradients and what `start` gave.
+      stayed: what a call without a step returns: of the gradients and what `start` gave.
       mends_stays: whether that always has to be mended.
       beside: what the next two need: of the parameters and the snapshot.
       landed: the parameters that come of it: of a leaf and the one beside it.

@@ -148,6 +148,18 @@ def test_a_small_leaf_whose_sharding_cannot_be_split_is_summed(mode, gradients):
     assert_close(found, run(params, params))
 
 
+@pytest.mark.parametrize("size", [40, 200, 1000, 1024])
+def test_no_small_leaf_is_gathered_to_be_summed(size):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    params = jax.device_put(jnp.ones(size), NamedSharding(mesh, P("x")))
+    tx = salera_optax.salera_adamw()
+    state = jax.jit(tx.init)(params)
+    step = jax.jit(partial(salera_optax.step, tx))
+    compiled = step.lower(params, state, params, value=jnp.float32(1)).compile()
+    assert "all-reduce" in compiled.as_text()
+    assert "all-gather" not in compiled.as_text()
+
+
 def mapped(tx, layout, mesh, apply=salera_optax.step):
     """The run under `shard_map`: weights gathered by hand, gradients scattered by its transpose."""
 

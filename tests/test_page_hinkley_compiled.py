@@ -55,8 +55,8 @@ def test_conditionals_choose_between_stepping_and_rolling_back_on_every_backend(
 
     state = tx.init(params)
     found = conditionals(jax.make_jaxpr(train)(params, state, params).jaxpr, (17,))
-    # To forget Adam's moments; to take a step, or else to go back where an update does; and to
-    # mend it. A step that writes the parameters has gone back before, in place.
+    # To forget Adam's moments; to take a step; and to mend what it gives, which for an update is
+    # also to go back. A step that writes the parameters has gone back before, in place.
     assert len(found) == expected
     for platform in ("cuda", "tpu"):
         exported = jax.export.export(jax.jit(train), platforms=[platform])(params, state, params)
