@@ -37,6 +37,7 @@ from salera_optax._laws import (
     ratio,
 )
 from salera_optax._random_walk import check_alpha
+from salera_optax._scalars import read_from
 from salera_optax._validation import (
     check_axes,
     check_axis_name,
@@ -46,6 +47,11 @@ from salera_optax._validation import (
     check_state,
     check_transformation,
 )
+
+
+def _names(groups: Any) -> list[str]:
+    """Those of a state, in the order of its vectors."""
+    return sorted(groups) if isinstance(groups, Mapping) else []
 
 
 class ScaleByAleraState(NamedTuple):
@@ -73,13 +79,11 @@ class ScaleByAleraState(NamedTuple):
     @property
     def log_rate(self) -> dict[str, jax.Array]:
         """The logarithm of its rate multiplier, a scalar, for every group by its name."""
-        names = sorted(self.groups) if isinstance(self.groups, Mapping) else []
-
-        def by_name(log_rates: jax.Array) -> dict[str, jax.Array]:
-            return {name: log_rates[..., place] for place, name in enumerate(names)}
-
-        abstract = isinstance(self.log_rates, jax.ShapeDtypeStruct)
-        return jax.eval_shape(by_name, self.log_rates) if abstract else by_name(self.log_rates)
+        places = list(enumerate(_names(self.groups)))
+        rates: dict[str, jax.Array] = read_from(
+            self.log_rates, lambda rates: {name: rates[..., place] for place, name in places}
+        )
+        return rates
 
 
 @functools.partial(jax.jit, static_argnums=0)  # traced once for all optimizers
@@ -136,7 +140,7 @@ def _check_clip_and_moment(clip: Any, second_moment: Any, law: Law) -> None:
 
 
 def _check_same_groups(members: dict[str, list[int]], groups: Any) -> None:
-    expected = sorted(groups) if isinstance(groups, Mapping) else []
+    expected = _names(groups)
     if list(members) != expected:
         raise ValueError(
             f"scale_by_alera: groups must be those that init saw, {', '.join(expected)}, got "
@@ -269,7 +273,7 @@ def scale_by_alera(
         if clip is not None:
             shares, less = clipped(clip, norms, state.lengths, lengths, step, eps)
             gradient = jax.tree.unflatten(treedef, grouping.scaled(updates, shares, updates))
-            old_log_rates += less
+            old_log_rates = old_log_rates + less
         direction, base_state = inner.update(gradient, state.base_state, params, **extra_args)
         seen = updates
         if second_moment is not None:

@@ -46,6 +46,13 @@ def initial(example: Any, dtype: jax.typing.DTypeLike) -> Any:
     return jax.tree.map(lambda value: jnp.asarray(value, kinds[type(value)]), example)
 
 
+def read_from(vector: Any, scalars: Callable[[jax.Array], Any]) -> Any:
+    """What a function reads from a vector, which may be abstract."""
+    if isinstance(vector, jax.ShapeDtypeStruct):
+        return jax.eval_shape(scalars, vector)
+    return scalars(vector)
+
+
 def named(example: tuple[Any, ...]) -> list[Any]:
     """A property for every field of the example, which has a Python number for every scalar."""
     # In the order in which `_vectors` flattens them.
@@ -59,9 +66,7 @@ def named(example: tuple[Any, ...]) -> list[Any]:
             return vector[..., place] != 0 if isinstance(value, bool) else vector[..., place]
 
         def read(scalars: Scalars) -> Any:
-            vector = scalars.numbers if number else scalars.counts
-            abstract = isinstance(vector, jax.ShapeDtypeStruct)
-            return jax.eval_shape(scalar, vector) if abstract else scalar(vector)
+            return read_from(scalars.numbers if number else scalars.counts, scalar)
 
         return read
 

@@ -1,6 +1,6 @@
 """Checks of arguments; every message names the argument, its range and what came."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -127,7 +127,7 @@ def check_same_tree(caller: str, name: str, tree: Any, reference: Any) -> None:
     if structures[0] != structures[1]:
         raise ValueError(
             f"{caller}: {name} must have the tree structure that init saw: "
-            f"{_first_difference([path for path, _ in got], [path for path, _ in want])}. "
+            f"{_first_difference(tree, reference)}. "
             "(What is restored from a checkpoint without a structure has lists for tuples.)"
         )
     for (path, leaf), (_, like) in zip(got, want, strict=True):
@@ -138,13 +138,26 @@ def check_same_tree(caller: str, name: str, tree: Any, reference: Any) -> None:
             )
 
 
-def _first_difference(got: list[Any], want: list[Any]) -> str:
-    """Where two trees part, by the paths of their leaves."""
-    known, came = set(map(jax.tree_util.keystr, want)), set(map(jax.tree_util.keystr, got))
-    for paths, others, what in ((want, came, "is missing"), (got, known, "is unknown to it")):
-        for path in paths:
-            if jax.tree_util.keystr(path) not in others:
-                return (
-                    f"of {len(want)} leaves there and {len(got)} here, '{leaf_name(path)}' {what}"
-                )
+def _first_difference(tree: Any, reference: Any) -> str:
+    """Where two trees part, by the paths of their leaves, else of what is empty in them."""
+    leaves = [len(jax.tree.leaves(part)) for part in (reference, tree)]
+    for is_leaf in (None, _is_empty):
+        want, got = (_paths(part, is_leaf) for part in (reference, tree))
+        for paths, others, what in ((want, got, "is missing"), (got, want, "is unknown to it")):
+            for name, path in paths.items():
+                if name not in others:
+                    return (
+                        f"of {leaves[0]} leaves there and {leaves[1]} here, '{leaf_name(path)}' "
+                        f"{what}"
+                    )
     return "the leaves have the same names, the containers are of other types"
+
+
+def _paths(tree: Any, is_leaf: Callable[[Any], bool] | None) -> dict[str, Any]:
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)]
+    return {jax.tree_util.keystr(path): path for path in paths}
+
+
+def _is_empty(part: Any) -> bool:
+    """As the groups of a state, which have names only."""
+    return isinstance(part, Mapping) and not part

@@ -143,12 +143,20 @@ def test_an_abstract_state_has_the_names_of_its_groups():
     assert {name: rate.shape for name, rate in state.log_rate.items()} == {"a": (), "b": ()}
 
 
-def test_states_of_many_runs_read_no_places_of_their_own():
-    tx = salera_optax.scale_by_alera()
-    runs = jax.vmap(tx.init)({name: jnp.ones((4, 3)) for name in "abcdefghij"})
-    compiled = jax.jit(jax.vmap(tx.update)).lower(runs.path, runs).compile()
-    assert "dynamic-slice(" in compiled.as_text()
-    assert " gather(" not in compiled.as_text()
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 64, 65])
+def test_every_leaf_reads_the_rate_of_its_group(count):
+    rng = np.random.default_rng(0)
+    names = [f"{i:02}" for i in range(count)]
+    params = {name: jnp.asarray(rng.standard_normal(3), jnp.float32) for name in names}
+    tx = salera_optax.scale_by_alera(0.1)
+    state = tx.init(params)
+    rates = jnp.asarray(rng.standard_normal(count), jnp.float32)
+    updates, state = tx.update(params, state._replace(log_rates=rates))
+    assert list(state.log_rate) == names
+    for name in names:
+        expected = params[name] * jnp.exp(state.log_rate[name])
+        np.testing.assert_allclose(updates[name], expected, rtol=1e-5)
+    np.testing.assert_allclose(state.log_rates, rates, atol=0.1)
 
 
 def test_names_of_leaves_are_never_mixed_up():

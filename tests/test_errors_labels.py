@@ -59,3 +59,11 @@ def test_groups_that_are_not_those_of_the_state_are_shown() -> None:
     other = salera_optax.scale_by_alera(groups=salera_optax.by_module)
     with pytest.raises(ValueError, match=r"init saw, Dense_0/bias, .*, got Dense_0, Dense_1\."):
         other.update(tree, state)
+
+
+def test_a_guard_names_a_group_that_its_state_lacks() -> None:
+    tree = params()
+    state = salera_optax.page_hinkley(salera_optax.scale_by_alera()).init(tree)
+    other = salera_optax.page_hinkley(salera_optax.scale_by_alera(groups=salera_optax.by_module))
+    with pytest.raises(ValueError, match=r"inner_state .*'groups/Dense_0' is missing"):
+        other.update(tree, state, tree, value=1.0)

@@ -1,4 +1,4 @@
-"""The compiled step of the guard: its conditionals, and no copy of parameters but the snapshot."""
+"""The compiled steps: few different kernels, conditionals, and no copy but the snapshot."""
 
 import os
 import re
@@ -120,3 +120,50 @@ def test_a_step_copies_nothing_and_needs_no_more_temporary_memory(tx, plain, cop
     assert 4 * (numbers(tx) - numbers(plain)) == pytest.approx(
         copies_more * unit, rel=0.01, abs=2000
     )
+
+
+def compiled_update(tx, params):
+    def train(params, state):
+        updates, state = tx.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    lowered = jax.jit(train, donate_argnums=(0, 1)).lower(params, tx.init(params))
+    return lowered.compile(AS_USERS_DO).as_text()
+
+
+def kernels(text):
+    """The different bodies of the fused loops: XLA compiles equal ones once."""
+    bodies = re.findall(r"^%?fused_computation\S* (\(.*?\n)}", text, re.MULTILINE | re.DOTALL)
+    bodies = [re.sub(r", (metadata|backend_config)=.*", "", body) for body in bodies]
+    found = set()
+    for body in bodies:
+        names = {}
+        plain = re.sub(r"param_[\w.]+:|to_apply=\S+|/\*index=\d+\*/", "", body)
+        found.add(re.sub(r"%[\w.-]+", lambda m, n=names: str(n.setdefault(m[0], len(n))), plain))
+    return found
+
+
+def test_leaves_of_one_shape_share_their_kernels():
+    tx = salera_optax.alera()
+    few, many = (
+        len(kernels(compiled_update(tx, {f"w{i}": jnp.ones((5, 7)) for i in range(count)})))
+        for count in (20, 60)
+    )
+    assert few > 5
+    assert many <= few + 5, "as many kernels, but for the lengths of the vectors"
+
+
+@pytest.mark.parametrize("shape", [(33,), (64,), (10, 100), (3, 3, 1, 40), (1024,)])
+def test_small_leaves_are_not_summed_by_windows(shape):
+    tx = salera_optax.alera()
+    assert "reduce-window" in jax.jit(jnp.sum).lower(jnp.ones(shape)).compile(AS_USERS_DO).as_text()
+    text = compiled_update(tx, {"a": jnp.ones(shape), "b": jnp.ones(shape)})
+    assert "reduce-window" not in text
+
+
+def test_states_of_many_runs_read_no_places_of_their_own():
+    tx = salera_optax.scale_by_alera()
+    runs = jax.vmap(tx.init)({name: jnp.ones((4, 3)) for name in "abcdefghij"})
+    compiled = jax.jit(jax.vmap(tx.update)).lower(runs.path, runs).compile()
+    assert "dynamic-slice(" in compiled.as_text()
+    assert " gather(" not in compiled.as_text()
