@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from salera_optax import _response
-from salera_optax._arrays import like, select, wide_dtype
+from salera_optax._arrays import folded, like, select, wide_dtype
 from salera_optax._detectors import Detector, Verdict
 from salera_optax._devices import AxisName, any_of
+from salera_optax._guard_state import GuardScalars
 from salera_optax._response import Action, ResponseState
 from salera_optax._scalars import Scalars, named
 
@@ -46,7 +47,8 @@ def _differs(params: Any, snapshot: Any, axis_name: AxisName) -> jax.Array:
     the rollback stays.
     """
 
-    def difference(x: jax.Array, y: jax.Array) -> jax.Array:
+    def difference(leaf: jax.Array, saved: jax.Array) -> jax.Array:
+        x, y = folded(leaf, saved)
         wide = wide_dtype(x)
         return jnp.sum(jnp.abs(x.astype(wide) - y.astype(wide)))
 
@@ -71,35 +73,42 @@ def deciding(
     """Makes the function that decides, from arguments of `page_hinkley`.
 
     Returns:
-      A function of whether a rollback may want completing, a Python bool, of whether the last call
-      went back, of parameters and snapshot, of the states of the response and of the detector, and
-      of the loss and the norm of the gradient. It returns the decision, and the next state of the
-      detector.
+      A function of parameters and snapshot, which are None where a rollback needs no completing, of
+      the scalars of the guard and the state of the detector, and of the loss and the norm of the
+      gradient. It returns the decision, and the next state of the detector.
     """
 
-    def at_once(
-        params: Any, snapshot: Any, response: ResponseState, state: Any, *values: jax.Array
-    ) -> tuple[Decision, Any]:
+    def missed(params: Any, snapshot: Any, went_back: jax.Array) -> jax.Array:
+        return _differs(params, snapshot, axis_name) & went_back
+
+    def at_rest(params: Any, snapshot: Any, went_back: jax.Array) -> jax.Array:
         del params, snapshot
+        return went_back  # which is false
+
+    def now(scalars: GuardScalars, state: Any, *values: jax.Array) -> tuple[Decision, Any]:
         finite, verdict, observed = _judged(detector, state, *values)
+        response = scalars.response
         share = jnp.asarray(factor, jnp.result_type(response.scale))
         action, after = _response.respond(response, verdict, share, rollback=rollback)
         return Decision.of(_Decision(False, finite, verdict.alarm, action, after)), observed
 
-    def behind_a_rollback(
-        params: Any, snapshot: Any, response: ResponseState, state: Any, *values: jax.Array
+    def later(scalars: GuardScalars, state: Any, *values: jax.Array) -> tuple[Decision, Any]:
+        del values
+        return Decision.of(_Decision(True, True, False, Action(hold=True), scalars.response)), state
+
+    def decide(
+        params: Any, snapshot: Any, scalars: GuardScalars, *given: Any
     ) -> tuple[Decision, Any]:
         # Adding the difference may miss the snapshot by a rounding error. Then this call adds what
         # is missing, and neither takes a step nor looks at the loss.
-        finish = _differs(params, snapshot, axis_name)
-        waits = Decision.of(_Decision(True, True, False, Action(hold=True), response))
-        decision, observed = at_once(params, snapshot, response, state, *values)
-        return select(finish, waits, decision), select(finish, state, observed)
-
-    def decide(may_finish: bool, went_back: jax.Array, *given: Any) -> tuple[Decision, Any]:
+        if params is None:
+            finish = jax.lax.optimization_barrier(jnp.zeros((), bool))
+        else:
+            finish = jax.lax.cond(
+                scalars.action.go_back, missed, at_rest, params, snapshot, scalars.action.go_back
+            )
         # Without branches XLA works the decision out anew in every kernel that asks for it.
-        other = behind_a_rollback if may_finish else at_once
-        decision, observed = jax.lax.cond(went_back, other, at_once, *given)
+        decision, observed = jax.lax.cond(finish, later, now, scalars, *given)
         return decision, observed
 
     return decide

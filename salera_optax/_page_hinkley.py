@@ -247,9 +247,7 @@ def page_hinkley(
         went_back = state.action.go_back
         may_finish = rollback and emit is ADDED
         given = (params, state.snapshot) if may_finish else (None, None)
-        decision, observed = decide(
-            may_finish, went_back, *given, state.response, state.detector, loss, norm
-        )
+        decision, observed = decide(*given, state.scalars, state.detector, loss, norm)
         finish, response = decision.finish, decision.response
         action = decision.action
 

@@ -140,7 +140,7 @@ def _init(dtype: jax.typing.DTypeLike) -> RobustState:
     return RobustState.of(initial(_Robust(), dtype))
 
 
-@jax.jit  # traced once for all guards, of which each asks twice
+@jax.jit  # traced once for all guards
 def _observe(
     state: RobustState, loss: jax.Array, gradient_norm: jax.Array
 ) -> tuple[Verdict, RobustState]:
