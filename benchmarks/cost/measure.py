@@ -48,6 +48,7 @@ FEW = (
     "adam",
     "salera_adamw",
     "salera",
+    "ag_adam",
     "page_hinkley(adam)",
     "apply_if_finite(adam)",
     "clip_by_global_norm, adam",

@@ -31,7 +31,7 @@ def save_picture(result: dict[str, Any], path: Path) -> None:
         axes["compile"].set_ylabel("tracing and compilation (s)")
         axes["compile"].set_yscale("log")
         handles, labels = axes["sizes"].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
         figure.suptitle(f"What a training step costs ({result['device']})", fontsize=12)
         figure.savefig(path, dpi=130)
 
