@@ -211,7 +211,8 @@ def page_hinkley(
         history = _history.initial(len(jax.tree.leaves(params)), dtype)
         return PageHinkleyState(
             scalars=GuardScalars.of(initial(GuardFields(), dtype)),
-            detector=copied(chosen.init(dtype)),
+            # Of fixed dtypes, or the second call would be compiled anew.
+            detector=jax.tree.map(lambda x: jnp.array(x, jnp.result_type(x)), chosen.init(dtype)),
             history=copied(history),
             snapshot=copied(params) if rollback else None,
             inner_state=inner_state,

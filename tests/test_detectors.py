@@ -249,6 +249,22 @@ def test_structure_and_dtypes_of_the_state_stay(detector):
             ]
 
 
+def test_a_detector_may_begin_with_python_numbers_and_compiles_once():
+    def observe(state, loss, gradient_norm):
+        seen, mean = state
+        return salera_optax.Verdict(loss < 2, loss > 10, loss > 100), (seen + 1, 0.9 * mean + loss)
+
+    detector = salera_optax.Detector(lambda dtype: (0, 0.0), observe)
+    tx = salera_optax.page_hinkley(optax.sgd(0.1), detector)
+    params = jnp.ones(2)
+    state = tx.init(params)
+    train_step = jax.jit(functools.partial(salera_optax.step, tx))
+    for loss in (1.0, 1.0, 1.0):
+        params, state = train_step(params, state, params, value=loss)
+    assert (int(state.detector[0]), float(state.detector[1])) == (3, pytest.approx(2.71))
+    assert train_step._cache_size() == 1
+
+
 def test_a_detector_may_answer_with_python_booleans():
     def observe(state, loss, gradient_norm):
         return salera_optax.Verdict(quiet=True, doubt=loss > 10, alarm=False), state
