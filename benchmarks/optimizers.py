@@ -82,12 +82,14 @@ _OPTAX = {
 
 OPTIMIZERS: dict[str, Recipe] = {
     "salera_adamw": Recipe(salera_optax.salera_adamw, 1e-4, partial(salera_optax.ratio, rest=-0.1)),
-    "salera-ratio": Recipe(salera_optax.salera, 0.01, salera_optax.ratio),
-    # The paper's experiments, under its law. The results under these names are theirs.
-    "salera": Recipe(partial(salera_optax.salera, **PLAIN), 0.01, _score(2.12e-6)),
-    "alera": Recipe(partial(salera_optax.alera, **PLAIN), 0.01, _score(2.12e-6)),
+    "salera": Recipe(salera_optax.salera, 0.01, salera_optax.ratio),
+    "alera": Recipe(salera_optax.alera, 0.01, salera_optax.ratio),
+    "ag_adam": Recipe(salera_optax.ag_adam, 0.001, salera_optax.ratio),
     "spalera": Recipe(salera_optax.spalera, 0.1, _score(2.11e-8)),
-    "ag_adam": Recipe(partial(salera_optax.ag_adam, alpha=0.001), 0.001, _score(2.12e-6)),
+    # The paper's: its law, and SALERA also as its authors' code runs it.
+    "paper-salera": Recipe(partial(salera_optax.salera, **PLAIN), 0.01, _score(2.12e-6)),
+    "paper-alera": Recipe(partial(salera_optax.alera, **PLAIN), 0.01, _score(2.12e-6)),
+    "paper-ag_adam": Recipe(partial(salera_optax.ag_adam, alpha=0.001), 0.001, _score(2.12e-6)),
     "published-salera": Recipe(_published_salera, 0.01),
     **_OPTAX,
     **{f"guarded-{name}": recipe._replace(guarded=True) for name, recipe in _OPTAX.items()},

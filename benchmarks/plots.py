@@ -17,9 +17,11 @@ NAMED = {
     "salera_adamw": COLOURS[0],
     "salera_adamw, averaged": "#003F66",
     "salera": COLOURS[4],
-    "salera-ratio": COLOURS[4],
     "alera": "#4D7EA8",
     "ag_adam": "#7A7FE0",
+    "paper-salera": COLOURS[4],
+    "paper-alera": "#4D7EA8",
+    "paper-ag_adam": "#7A7FE0",
     "adam": COLOURS[5],
     "adamw": COLOURS[5],
 }

@@ -43,7 +43,7 @@ def test_an_option_that_the_optimizer_does_not_take_names_those_that_do():
     result = run("--optimizer", "adam", "--factor", 0.1)
 
     assert result.exit_code == 1
-    ours = "salera_adamw, salera-ratio, salera, spalera"
+    ours = "salera_adamw, salera, spalera, paper-salera"
     guarded = "guarded-sgd, guarded-nag, guarded-adagrad, guarded-adam"
     assert result.output == f"Error: adam takes no --factor; {ours}, {guarded} do.\n"
 
@@ -52,7 +52,10 @@ def test_an_option_that_none_of_several_optimizers_takes_is_refused():
     result = run("--optimizer", "adam", "--optimizer", "sgd", "--alpha", 0.1)
 
     assert result.exit_code == 1
-    takers = "salera_adamw, salera-ratio, salera, alera, spalera, ag_adam, published-salera"
+    takers = (
+        "salera_adamw, salera, alera, ag_adam, spalera, "
+        "paper-salera, paper-alera, paper-ag_adam, published-salera"
+    )
     assert result.output == f"Error: adam and sgd take no --alpha; {takers} do.\n"
 
 

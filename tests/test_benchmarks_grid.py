@@ -67,7 +67,7 @@ def test_the_minibatch_error_is_that_of_the_training_set_while_nothing_is_learne
 
 @pytest.mark.slow
 def test_a_model_with_batch_normalization_and_alarms_runs_in_the_grid(tmp_path: Path):
-    runs = [a_run("salera", model="m2b", learning_rate=rate) for rate in (0.1, 1e6)]
+    runs = [a_run("paper-salera", model="m2b", learning_rate=rate) for rate in (0.1, 1e6)]
     run_grid(runs, data.load("digits"), Results(tmp_path))
 
     healthy, exploding = (outcomes(tmp_path)[one] for one in runs)
@@ -127,18 +127,18 @@ def test_the_slices_are_those_of_the_paper():
         where = {"minibatch_ratio": 0.01, "epochs": 20, "seeds": 1}
         return len(set(space(slice_name, "mnist", "m2", names=names, **where)))
 
-    assert size("paper", "salera") == 4 * 4 * 6
+    assert size("paper", "paper-salera") == 4 * 4 * 6
     assert size("paper", "nag") == 4 * 6
     assert size("paper", "adam") == 9 * 6
-    assert size("robust", "salera") == size("robust", "adam") == 6
+    assert size("robust", "paper-salera") == size("robust", "adam") == 6
     assert size("defaults", "prodigy") == 13
-    assert size("gain", "salera") == size("gain", "spalera") == 4 * 13
+    assert size("gain", "paper-salera") == size("gain", "spalera") == 4 * 13
     assert size("divisor") == 3 * 2 * 4 * 2
 
 
 @pytest.mark.slow
 def test_the_command_runs_a_slice_and_reports_on_it(tmp_path: Path):
-    chosen = ("--optimizer", "salera", "--optimizer", "adam", "--learning-rate", 0.1)
+    chosen = ("--optimizer", "paper-salera", "--optimizer", "adam", "--learning-rate", 0.1)
     where = ("--dataset", "digits", "--model", "m0", "--epochs", 2, "--out", tmp_path / "runs")
     for slice_name, new in (("defaults", 2), ("robust", 1), ("defaults", 0)):
         result = command("grid", "--slice", slice_name, *chosen, *where)
@@ -174,16 +174,16 @@ def test_the_report_counts_failures_and_finds_the_robust_setting(tmp_path: Path)
     errors = {0.1: {0.01: 0.02, 0.1: 0.5, 1.0: 0.9}, 0.2: {0.01: 0.05, 0.1: 0.06, 1.0: 0.07}}
     for alpha, by_rate in errors.items():
         for rate, error in by_rate.items():
-            add_result(results, a_run("alera", alpha=alpha, learning_rate=rate), [1.0, error])
+            add_result(results, a_run("paper-alera", alpha=alpha, learning_rate=rate), [1.0, error])
     frame = as_frame(results)
     assert frame["failed"].sum() == 1
     write_report(frame, tmp_path)
-    overall, one_setting, best, robust, failed, _ = rows_of(tmp_path, "alera")
+    overall, one_setting, best, robust, failed, _ = rows_of(tmp_path, "paper-alera")
     assert overall[1:] == ["2.00"]
     assert one_setting[1:] == ["alpha 0.1", "0.01", "2.00"]
     assert best[1:4] == ["alpha 0.1", "0.01", "2.00"]
-    assert robust == ["alera", "alpha 0.2", "5.00", "6.00", "7.00"]
-    assert failed[1:] == ["6", "1", "16.67", f"{published_failures()['alera']:.2f}"]
+    assert robust == ["paper-alera", "alpha 0.2", "5.00", "6.00", "7.00"]
+    assert failed[1:] == ["6", "1", "16.67", f"{published_failures()['paper-alera']:.2f}"]
 
 
 def test_a_long_run_is_measured_after_5_epochs_too_unless_its_rate_follows_a_schedule(
@@ -207,18 +207,18 @@ def test_figure_2_draws_the_best_run_of_the_three_that_kept_its_losses(tmp_path:
     results = Results(tmp_path / "runs")
     kept = {"test_loss": [1.0] * 20, "train_error": [0.25] * 20}
     for name, rate, error, others in (
-        ("salera", 0.1, 0.5, kept),
-        ("salera", 1.0, 0.4, kept),
-        ("salera", 0.01, 0.3, {}),
-        ("alera", 0.1, 0.45, kept),
+        ("paper-salera", 0.1, 0.5, kept),
+        ("paper-salera", 1.0, 0.4, kept),
+        ("paper-salera", 0.01, 0.3, {}),
+        ("paper-alera", 0.1, 0.45, kept),
         ("adam", 0.1, 0.2, kept),
     ):
         run = Run("cifar10", "m4", 0.001, 20, name, (("learning_rate", rate),), 0)
         add_result(results, run, [0.9] * 19 + [error], **others)
     frame = as_frame(results)
     drawn = of_figure_2(frame).set_index("optimizer")
-    assert drawn["error"].to_dict() == pytest.approx({"alera": 45, "salera": 40})
-    assert drawn["train_errors"]["salera"] == [25.0] * 20
+    assert drawn["error"].to_dict() == pytest.approx({"paper-alera": 45, "paper-salera": 40})
+    assert drawn["train_errors"]["paper-salera"] == [25.0] * 20
     write_report(frame, tmp_path)
     assert (
         "initial rate 1, minibatch 0.1 %, is wrong on 40.00 %"
@@ -242,10 +242,10 @@ def test_a_setting_must_be_robust_over_the_problems_together(tmp_path: Path):
 def test_runs_with_several_factors_are_compared_apart_from_the_others(tmp_path: Path):
     results = Results(tmp_path / "runs")
     for factor, error in ((1 / 2, 0.3), (1 / 4, 0.2)):
-        add_result(results, a_run("salera", factor=factor), [1.0, error])
+        add_result(results, a_run("paper-salera", factor=factor), [1.0, error])
     add_result(results, a_run("adam"), [1.0, 0.4])
     write_report(as_frame(results), tmp_path)
-    assert not rows_of(tmp_path, "salera")
+    assert not rows_of(tmp_path, "paper-salera")
     for divisor, error in (("2", "30.00"), ("4", "20.00")):
         assert rows_of(tmp_path, divisor) == [[divisor, "1", "0", error, error, "2.00"]]
 
@@ -258,10 +258,12 @@ def test_runs_with_several_gains_are_compared_apart_from_the_others(tmp_path: Pa
         (1e-5, 0.1, (0.25,)),
     ):
         for seed, error in enumerate(errors):
-            run = a_run("salera", seed=seed, gain=gain, learning_rate=rate)
+            run = a_run("paper-salera", seed=seed, gain=gain, learning_rate=rate)
             add_result(results, run, [1.0, error], alarms=seed)
     write_report(as_frame(results), tmp_path)
-    assert rows_of(tmp_path, "salera") == [["salera", "rates", "seeds", "1e-06", "1e-05"]]
+    assert rows_of(tmp_path, "paper-salera") == [
+        ["paper-salera", "rates", "seeds", "1e-06", "1e-05"]
+    ]
     assert rows_of(tmp_path, "digits m0 5 %, 2") == [
         ["digits m0 5 %, 2", "1", "1", "", "25.00 to 25.00 (0)"],
         ["digits m0 5 %, 2", "2", "3", "30.00 to 60.00 (4)", ""],
@@ -270,7 +272,7 @@ def test_runs_with_several_gains_are_compared_apart_from_the_others(tmp_path: Pa
 
 def test_refusals(tmp_path: Path):
     result = command("grid", "--slice", "paper", "--optimizer", "dog", "--out", tmp_path)
-    assert "Error: the slice paper has no dog; it has alera," in result.output
+    assert "Error: the slice paper has no dog; it has paper-alera," in result.output
     result = command("report", "--runs", tmp_path)
     assert f"Error: there are no results in {tmp_path}" in result.output
     result = command("grid", "--dataset", "digits", "--model", "m4", "--out", tmp_path)

@@ -12,6 +12,8 @@ from benchmark_runs import digits_on_device
 import salera_optax
 from benchmarks import models, optimizers, training
 
+LIMITED = ("salera", "alera", "ag_adam")  # whose first steps are, from their default rates
+
 
 @pytest.mark.parametrize(
     "name",
@@ -35,7 +37,7 @@ def test_every_optimizer_learns_at_its_default_learning_rate(name: str):
 
     assert records.loss[-20:].mean() < 0.7 * records.loss[0]
     for key, rate in records.metrics.items():
-        if key.startswith("learning_rate/") and name != "salera-ratio":  # whose steps are limited
+        if key.startswith("learning_rate/") and name not in LIMITED:
             assert rate[0] == pytest.approx(values["learning_rate"], rel=0.05)
 
 
@@ -54,12 +56,14 @@ def test_a_guarded_optimizer_takes_its_own_options_and_those_of_the_guard(name: 
         )
 
 
-def test_the_flagship_is_compared_as_a_user_has_it():
-    (values,) = optimizers.hyperparameters(["salera_adamw"], {})
-    compared = optimizers.build("salera_adamw", values, total_steps=1, minibatch_ratio=0.01)
+@pytest.mark.parametrize("name", ["salera_adamw", "salera", "alera", "ag_adam", "spalera"])
+def test_ours_are_compared_as_a_user_has_them(name: str):
+    (values,) = optimizers.hyperparameters([name], {})
+    compared = optimizers.build(name, values, total_steps=1, minibatch_ratio=0.01)
+    rate = (values["learning_rate"],) if name == "spalera" else ()  # which has no default
     params = jnp.linspace(-1, 1, 50)
     states = []
-    for tx in (compared, salera_optax.salera_adamw()):
+    for tx in (compared, getattr(salera_optax, name)(*rate)):
         x, state = params, tx.init(params)
         for key in jax.random.split(jax.random.key(0), 20):
             grads = x + jax.random.normal(key, x.shape)

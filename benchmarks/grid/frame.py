@@ -12,6 +12,7 @@ from benchmarks.run import FAILED, Run
 PROBLEM = ["dataset", "model", "minibatch_ratio", "epochs"]
 HORIZONS = (5, 20)
 """The epochs after which the paper measures."""
+_OF_FIGURE_2 = ("paper-ag_adam", "paper-alera", "paper-salera")
 
 
 def as_frame(results: Results) -> pd.DataFrame:
@@ -108,5 +109,5 @@ def of_figure_2(runs: pd.DataFrame) -> pd.DataFrame:
     """
     problem = (runs["dataset"] == "cifar10") & (runs["model"] == "m4")
     kept = runs["test_losses"].notna() & (runs["epochs"] == HORIZONS[-1])
-    there = runs[problem & kept & runs["optimizer"].isin(("ag_adam", "alera", "salera"))]
+    there = runs[problem & kept & runs["optimizer"].isin(_OF_FIGURE_2)]
     return there.loc[there.groupby("optimizer")["error"].idxmin()]

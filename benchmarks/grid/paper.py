@@ -18,8 +18,8 @@ OPTIMIZERS = {
     "NAG": "nag",
     "Adagrad": "adagrad",
     "ADAM": "adam",
-    "AG-ADAM": "ag_adam",
-    "ALERA": "alera",
+    "AG-ADAM": "paper-ag_adam",
+    "ALERA": "paper-alera",
     "SALERA": "published-salera",
     "SPALERA": "spalera",
 }
@@ -125,7 +125,7 @@ def beyond(runs: pd.DataFrame) -> str:
     """
     default = inspect.signature(salera_optax.salera_adamw).parameters["learning_rate"].default
     tuned = (runs["optimizer"] == "salera_adamw") & (runs["learning_rate"] != default)
-    axes = {"salera": GRID["salera"], "salera_adamw": {}}
+    axes = {"paper-salera": GRID["paper-salera"], "salera_adamw": {}}
     here: dict[tuple[Any, ...], str] = {
         (cell.dataset, cell.model, cell.epochs, cell.optimizer): _ours(cell)
         for cell in _least(in_grid(runs[~tuned], axes)).itertuples()

@@ -29,11 +29,11 @@ _COLUMNS = 4  # of panels in a figure
 def save_robustness(runs: pd.DataFrame, path: Path) -> None:
     """Draws the test error against the initial learning rate, a panel for each rival of ours.
 
-    Ours is `salera_adamw`, or `salera` where it has not run. The line is the median over the seeds,
-    the points are the seeds.
+    Ours is `salera_adamw`, or `paper-salera` where it has not run. The line is the median over the
+    seeds, the points are the seeds.
     """
     names = list(runs["optimizer"].unique())
-    ours = "salera_adamw" if "salera_adamw" in names else "salera"
+    ours = "salera_adamw" if "salera_adamw" in names else "paper-salera"
     rivals = [name for name in names if name != ours]
     rows = -(-len(rivals) // _COLUMNS)
     with mpl.rc_context(STYLE):

@@ -41,10 +41,10 @@ def write_report(runs: pd.DataFrame, folder: Path, catastrophe: Sequence[Log] = 
         "over the seeds; a run has failed when it is wrong on more than 80 % or its loss is not "
         "finite. A problem is a data set, a model, the size of a minibatch in % of the training "
         "set, and the number of epochs. What has not been run is left empty.",
-        "**The rows.** `published-salera` is SALERA as its authors' code runs it. `salera`, "
-        "`alera`, `spalera` and `ag_adam` have the paper's law, and were run under an earlier "
-        "guard of this library. `salera_adamw` is as it is today, and so is `salera-ratio`: "
-        "`salera` with this library's own law, momentum and guard. The others are Optax's.",
+        "**The rows.** `published-salera` is SALERA as its authors' code runs it. `paper-salera`, "
+        "`paper-alera`, `paper-ag_adam` and `spalera` have the paper's law, and were run under an "
+        "earlier guard of this library. `salera_adamw` and `salera` are this library's, with its "
+        "own law, as they are today. The others are Optax's.",
     ]
     if not runs.empty:
         parts += [*_beside_the_paper(runs), *_overview(runs)]
@@ -68,7 +68,7 @@ def _beside_the_paper(runs: pd.DataFrame) -> Iterator[str]:
     yield (
         "The numbers of the paper are in `benchmarks/grid/paper.csv`. SALERA is "
         "`published-salera`, as its authors' code runs it: the parameters do not go back at an "
-        "alarm. The others are those of this library and of Optax under the same names; SPALERA "
+        "alarm. The others are `paper-alera`, `paper-ag_adam`, `spalera` and Optax's; SPALERA "
         "has this library's detector, and goes back. Ours are in float32, the paper's in float64. "
         "CIFAR-10 here is a copy compressed anew as JPEG: what its cells differ by may be the data."
     )
@@ -145,7 +145,7 @@ def _section(problem: tuple[Any, ...], runs: pd.DataFrame, folder: Path) -> Iter
     yield f"## {dataset}, {model}, minibatch {100 * ratio:g} %, epochs: {epochs}"
     yield tables.notes(runs)
     plain, chosen = runs[runs["setting"] == ""], of_the_paper(runs)
-    if "salera" in set(plain["optimizer"]):
+    if "paper-salera" in set(plain["optimizer"]):
         picture = f"robustness-{dataset}-{model}-{ratio:g}-{epochs}.png"
         save_robustness(plain, folder / picture)
         yield "Every optimizer at its defaults, by initial learning rate; see **The rows** above."
@@ -242,7 +242,8 @@ def report(runs: Path, out: Path) -> None:
     """Writes tables and figures about all results of the grid.
 
     Figure 1 is drawn from logs of the training command, if there are some in a folder catastrophe
-    beside the results: `train --optimizer alera --optimizer salera --out <results>/../catastrophe`.
+    beside the results: `train --optimizer paper-alera --optimizer paper-salera --out
+    <results>/../catastrophe`.
     """
     frame = as_frame(Results(runs)) if any(runs.glob("*.jsonl")) else pd.DataFrame()
     if frame.empty:

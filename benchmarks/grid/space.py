@@ -38,11 +38,11 @@ def _paper(alera: Callable[[float, float], tuple[Any, Any]]) -> dict[str, Settin
     published = _alera(*alera(0.01, 3e-6))
     del published["std"]
     return {
-        "alera": _alera(*alera(0.01, 3e-6), **layers),
+        "paper-alera": _alera(*alera(0.01, 3e-6), **layers),
         "published-salera": published,
-        "salera": _alera(*alera(0.01, 3e-6), detector="robust", **layers),
+        "paper-salera": _alera(*alera(0.01, 3e-6), detector="robust", **layers),
         "spalera": _alera(*alera(0.1, 3e-8), detector="robust"),
-        "ag_adam": _alera(*alera(0.001, 3e-6), **layers),
+        "paper-ag_adam": _alera(*alera(0.001, 3e-6), **layers),
     }
 
 
@@ -68,15 +68,17 @@ SLICES = {
     "gain": Slice(
         _HALF_DECADES,
         {
-            "salera": {"gain": _GAINS},
-            "alera": {"gain": _GAINS},
+            "paper-salera": {"gain": _GAINS},
+            "paper-alera": {"gain": _GAINS},
             "spalera": {"gain": (2.11e-8, 2.11e-7, 2.11e-6, 2.11e-5)},
         },
     ),
     "divisor": Slice(
         (0.1, 1.0),
         {
-            "salera": _alera((0.01, 0.1, 0.25), (3e-6, 3e-5), detector="robust", groups="module")
+            "paper-salera": _alera(
+                (0.01, 0.1, 0.25), (3e-6, 3e-5), detector="robust", groups="module"
+            )
             | {"factor": (1 / 2, 1 / 3, 1 / 4, 1 / 5)}
         },
     ),
