@@ -28,7 +28,7 @@ WARMUP = [0.175, 0.425] * 8 + [0.3] * 9  # norms of mean 0.3 and variance 16/25 
 
 @pytest.mark.parametrize(
     ("name", "survives"),
-    [("salera(0.1)", True), pytest.param("Adam, unguarded", False, marks=pytest.mark.slow)],
+    [("salera_adamw", True), pytest.param("Adam, unguarded", False, marks=pytest.mark.slow)],
 )
 def test_a_fault_strikes_every_run_and_only_a_guard_survives(name: str, survives: bool):
     run = runner(GUARDS[name], models.MLP((8,)), data.load("digits"), STEPS)

@@ -8,7 +8,6 @@ import optax
 
 import salera_optax
 from benchmarks.faults.rivals import skip_and_clip, skip_step, zclip
-from benchmarks.optimizers import PLAIN
 
 REPLICAS = "replicas"
 """The name of the axis of the data-parallel replicas, over which every guard agrees."""
@@ -74,16 +73,14 @@ GUARDS: dict[str, GuardedOptimizer] = {
         0.05,
         alarm=_alarm,
     ),
-    "salera(0.1)": GuardedOptimizer(
-        lambda rate, _: salera_optax.salera(
-            rate, law=salera_optax.score(2.12e-6), axis_name=REPLICAS, **PLAIN
-        ),
-        0.1,
-        alarm=_alarm,
+    "salera": GuardedOptimizer(
+        lambda rate, _: salera_optax.salera(rate, axis_name=REPLICAS), 0.01, alarm=_alarm
+    ),
+    "salera_adamw": GuardedOptimizer(
+        lambda rate, _: salera_optax.salera_adamw(rate, axis_name=REPLICAS), 1e-4, alarm=_alarm
     ),
 }
-"""By name, as the table and the picture show them; the last four are this library's, SALERA under
-the paper's law.
+"""By name, as the table and the picture show them; the last five are this library's.
 
 The published test is the paper's text, which rolls back (its authors' code does not),
 and here a NaN alarms in it too. `apply_if_finite` lets everything pass after five bad steps in a

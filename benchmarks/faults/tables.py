@@ -88,9 +88,9 @@ def _made(results: dict[str, Any]) -> str:
         f"Made by `python -m benchmarks faults`: {results['dataset']}, a network "
         f"with two hidden layers ({HIDDEN[0]} and {HIDDEN[1]}), minibatches of {BATCH} on two "
         f"data-parallel replicas, {results['steps']} steps. Adam at "
-        f"{GUARDS['page_hinkley(adam)'].learning_rate:g} under all guards but the last two, which "
-        f"are SGD with momentum 0.9 at {GUARDS['page_hinkley(momentum)'].learning_rate:g} and "
-        "SALERA from 0.1, under the paper's law. The fault comes at step "
+        f"{GUARDS['page_hinkley(adam)'].learning_rate:g} under all guards but the last three, "
+        f"which are SGD with momentum 0.9 at {GUARDS['page_hinkley(momentum)'].learning_rate:g}, "
+        "`salera` and `salera_adamw`. The fault comes at step "
         f"{', '.join(map(str, first))} or {last}, each in "
         f"{results['seeds']} runs of different seeds."
     )
