@@ -14,6 +14,7 @@ from salera_optax._devices import AxisName, any_of
 from salera_optax._guard_state import GuardScalars
 from salera_optax._response import Action, ResponseState
 from salera_optax._scalars import Scalars, named
+from salera_optax._validation import check_same_tree
 
 
 class _Decision(NamedTuple):
@@ -62,6 +63,7 @@ def _judged(
     """Whether loss and norm are finite, the verdict, and the next state of the detector."""
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     said, observed = detector.observe(state, jnp.where(finite, loss, 1), jnp.where(finite, norm, 1))
+    check_same_tree("page_hinkley", "the state that detector.observe returns", observed, state)
     quiet, doubt, alarm, risen = (jnp.asarray(each, bool) for each in Verdict(*said))
     verdict = Verdict(quiet & finite, doubt | ~finite, alarm & finite, risen)
     return finite, verdict, select(finite, jax.tree.map(like, observed, state), state)

@@ -49,9 +49,9 @@ class Detector(NamedTuple):
       init: `init(dtype)` makes the state, a pytree of scalars, with floating-point numbers of that
         dtype. `metrics` shows its fields `statistic` and `threshold` where it has them.
       observe: `observe(state, loss, gradient_norm)` returns a `Verdict` and the next state, of the
-        same structure and dtypes. Loss and norm are scalars of the dtype given to `init`. After an
-        alarm the guard has put the parameters back, if it can; a second alarm with no quiet loss in
-        between means that the loss is high at parameters that were good.
+        same structure, shapes and dtypes. Loss and norm are scalars of the dtype given to `init`.
+        After an alarm the guard has put the parameters back, if it can; a second alarm with no
+        quiet loss in between means that the loss is high at parameters that were good.
 
     Example:
       A fixed bound on the loss, around SGD:

@@ -6,6 +6,7 @@ code never performs.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -54,6 +55,13 @@ def _agreed(value: Any, dtype: Any, axis_name: AxisName) -> tuple[jax.Array, Any
         return loss, value
     loss = summed(loss, axis_name) / jax.lax.axis_size(axis_name)
     return loss, loss.astype(jnp.result_type(value))
+
+
+def _of_fixed_dtype(dtype: Any, value: ArrayLike) -> jax.Array:
+    """A copy that is not weakly typed, or the second call would be compiled anew."""
+    kind = jax.typeof(jnp.asarray(value))
+    number = kind.weak_type and jnp.issubdtype(kind.dtype, jnp.floating)  # as a Python float
+    return jnp.array(value, dtype if number else kind.dtype, copy=True)
 
 
 def _check_not_nested(inner_state: Any) -> None:
@@ -211,8 +219,7 @@ def page_hinkley(
         history = _history.initial(len(jax.tree.leaves(params)), dtype)
         return PageHinkleyState(
             scalars=GuardScalars.of(initial(GuardFields(), dtype)),
-            # Of fixed dtypes, or the second call would be compiled anew.
-            detector=jax.tree.map(lambda x: jnp.array(x, jnp.result_type(x)), chosen.init(dtype)),
+            detector=jax.tree.map(partial(_of_fixed_dtype, dtype), chosen.init(dtype)),
             history=copied(history),
             snapshot=copied(params) if rollback else None,
             inner_state=inner_state,

@@ -263,6 +263,23 @@ def test_a_detector_may_begin_with_python_numbers_and_compiles_once():
         params, state = train_step(params, state, params, value=loss)
     assert (int(state.detector[0]), float(state.detector[1])) == (3, pytest.approx(2.71))
     assert train_step._cache_size() == 1
+    with jax.enable_x64(True):
+        assert tx.init(params).detector[1].dtype == jnp.float32
+
+
+def test_a_detector_whose_state_changes_its_shape_or_structure_is_refused():
+    verdict = salera_optax.Verdict(True, False, False)
+    for after, message in (
+        ((jnp.ones(1),), r"shapes .*\(\) at '0', got \(1,\)"),
+        ((), "'0' is missing"),
+    ):
+        detector = salera_optax.Detector(
+            lambda dtype: (jnp.zeros((), dtype),), lambda *_, after=after: (verdict, after)
+        )
+        tx = salera_optax.page_hinkley(optax.sgd(0.1), detector)
+        x = jnp.ones(2)
+        with pytest.raises(ValueError, match=f"state that detector.observe returns .*{message}"):
+            salera_optax.step(tx, x, tx.init(x), x, value=1.0)
 
 
 def test_a_detector_may_answer_with_python_booleans():
