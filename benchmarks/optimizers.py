@@ -32,6 +32,8 @@ class Recipe(NamedTuple):
 
 PLAIN: dict[str, Any] = {"momentum": None, "nesterov": False, "clip": None}
 """What `alera` and `salera` have beyond the paper, left out."""
+ADAM: dict[str, Any] = {"nesterov": False, "weight_decay": 0.0}
+"""The same of `ag_adam`."""
 
 
 def _published_salera(
@@ -84,12 +86,14 @@ OPTIMIZERS: dict[str, Recipe] = {
     "salera_adamw": Recipe(salera_optax.salera_adamw, 1e-4, partial(salera_optax.ratio, rest=-0.1)),
     "salera": Recipe(salera_optax.salera, 0.01, salera_optax.ratio),
     "alera": Recipe(salera_optax.alera, 0.01, salera_optax.ratio),
-    "ag_adam": Recipe(salera_optax.ag_adam, 0.001, salera_optax.ratio),
+    "ag_adam": Recipe(salera_optax.ag_adam, 1e-4, partial(salera_optax.ratio, rest=-0.1)),
     "spalera": Recipe(salera_optax.spalera, 0.1, _score(2.11e-8)),
     # The paper's: its law, and SALERA also as its authors' code runs it.
     "paper-salera": Recipe(partial(salera_optax.salera, **PLAIN), 0.01, _score(2.12e-6)),
     "paper-alera": Recipe(partial(salera_optax.alera, **PLAIN), 0.01, _score(2.12e-6)),
-    "paper-ag_adam": Recipe(partial(salera_optax.ag_adam, alpha=0.001), 0.001, _score(2.12e-6)),
+    "paper-ag_adam": Recipe(
+        partial(salera_optax.ag_adam, alpha=0.001, b2=0.999, **ADAM), 0.001, _score(2.12e-6)
+    ),
     "published-salera": Recipe(_published_salera, 0.01),
     **_OPTAX,
     **{f"guarded-{name}": recipe._replace(guarded=True) for name, recipe in _OPTAX.items()},

@@ -12,16 +12,16 @@ from matplotlib.axes import Axes
 # Okabe and Ito's colours, told apart by the colour-blind; vermillion is kept for alarms.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 ALARM = "#D55E00"
-# Ours in blues, and the one that all know in black.
+# Ours in blues, the paper's beside them, and the one that all know in black.
 NAMED = {
     "salera_adamw": COLOURS[0],
     "salera_adamw, averaged": "#003F66",
     "salera": COLOURS[4],
     "alera": "#4D7EA8",
     "ag_adam": "#7A7FE0",
-    "paper-salera": COLOURS[4],
-    "paper-alera": "#4D7EA8",
-    "paper-ag_adam": "#7A7FE0",
+    "paper-salera": "#20A39E",
+    "paper-alera": "#1F4E5F",
+    "paper-ag_adam": "#B07CC6",
     "adam": COLOURS[5],
     "adamw": COLOURS[5],
 }

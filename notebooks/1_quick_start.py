@@ -227,7 +227,7 @@ for key, value in salera_optax.metrics(opt_state).items():
 # | `scale` | what alarms have left of the steps, 1 at the start |
 # | `learning_rate/...` | of ALERA: the rate in force for each leaf, all of the above included |
 #
-# Many alarms all through the run, or rates that run away: a smaller `gain`. The
+# Many alarms all through the run, or rates that run away: a smaller gain, `law=`. The
 # [README](../README.md) has the whole list. What happened last, in words, is in
 # `salera_optax.events`:
 

@@ -119,18 +119,18 @@ def train(tx, batches, seed=0):
 # %%
 PAPER = {"law": salera_optax.score(10 * 2.12e-6), "momentum": None, "clip": None}
 runs = {
-    "alera": train(salera_optax.alera(0.01, **PAPER), batches),
-    "salera": train(salera_optax.salera(0.01, **PAPER), batches),
+    "paper's alera": train(salera_optax.alera(0.01, **PAPER), batches),
+    "paper's salera": train(salera_optax.salera(0.01, **PAPER), batches),
 }
 for name, (error, log) in runs.items():
     alarms = f", {log['alarms'][-1]} alarms" if "alarms" in log else ""
     largest = np.max(log["loss"], initial=0, where=np.isfinite(log["loss"]))
-    print(f"{name:<7} {error:5.1f} % wrong at the end, largest loss {largest:.3g}{alarms}")
+    print(f"{name:<14} {error:5.1f} % wrong at the end, largest loss {largest:.3g}{alarms}")
 
 # %%
 fig, axes = plt.subplots(2, 2, figsize=(9.5, 5.2), sharex=True, sharey="row")
 for column, (name, (error, log)) in zip(axes.T, runs.items(), strict=True):
-    colour = BLUE if name == "salera" else ORANGE
+    colour = BLUE if name == "paper's salera" else ORANGE
     column[0].semilogy(epochs, log["loss"], color=colour, lw=0.8)
     column[0].set_title(f"{name}: {error:.1f} % wrong at the end")
     for layer, style in (("layer 1", "-"), ("layer 2", "--"), ("layer 3", ":")):
@@ -162,7 +162,7 @@ plt.show()
 # already started anew. `scale` is what alarms have left of every step.
 
 # %%
-log = jax.tree.map(np.asarray, runs["salera"][1])
+log = jax.tree.map(np.asarray, runs["paper's salera"][1])
 first = int(np.argmax(log["alarm"]))
 print("step   loss  statistic  threshold  scale  rate of layer 2")
 for step in range(first - 8, first + 5):
@@ -421,7 +421,7 @@ def outcome(rate, seed):
 errors = jax.jit(jax.vmap(jax.vmap(outcome, (None, 0)), (0, None)))(too_high, seeds)
 for rate, row in zip(too_high, errors, strict=True):
     print(
-        f"salera({rate:g}): {(row > 80).sum()} of {len(seeds)} runs end at chance; "
+        f"paper's salera({rate:g}): {(row > 80).sum()} of {len(seeds)} runs end at chance; "
         f"median test error {np.median(row):.1f} %"
     )
 

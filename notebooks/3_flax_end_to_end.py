@@ -154,7 +154,7 @@ def train(state, data):
 
 
 # %% [markdown]
-# Any Optax optimizer fits into this `TrainState`. SGD does not survive the NaN; SALERA does.
+# Any Optax optimizer fits into this `TrainState`. SGD does not survive the NaN; `salera` does.
 
 
 # %%
@@ -325,8 +325,9 @@ for name, error in errors.items():
     print(f"{name:<12}{best:10.1f} %{(error < 5).sum():8} of {error.size}")
 
 # %% [markdown]
-# SALERA has no window: whatever rate it is given, its first steps are small beside the weights. At
-# its best rate each optimizer does about as well as the others: what SALERA saves is the search.
+# `salera` has no window: whatever rate it is given, its first steps are small beside the weights.
+# At its best rate each optimizer does about as well as the others: what `salera` saves is the
+# search.
 #
 # The same figure for MNIST, with many more rivals, and how to repeat it:
 # [results](../benchmarks/results/README.md).

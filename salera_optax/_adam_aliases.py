@@ -15,7 +15,7 @@ from salera_optax._laws import Law, Published, ratio
 from salera_optax._validation import check_number
 
 _FIRST = (0.0003, 0.003)  # length of the first step, as of `with_limits`
-_REST = -0.1  # of the rates of `salera_adamw`
+_REST = -0.1  # of the rates
 
 
 def _of_adam(state: Any) -> Any:
@@ -24,25 +24,28 @@ def _of_adam(state: Any) -> Any:
 
 
 def ag_adam(
-    learning_rate: optax.ScalarOrSchedule = 1e-3,
+    learning_rate: optax.ScalarOrSchedule = 1e-4,
     *,
     b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
+    b2: ArrayLike = 0.95,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
     mu_dtype: Any = None,
-    weight_decay: optax.ScalarOrSchedule = 0.0,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
     mask: Any = None,
-    nesterov: bool = False,
+    nesterov: bool = True,
     alpha: ArrayLike = 0.01,
     law: Law | None = None,
     groups: Groups = None,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Ag-Adam: ALERA's self-tuned rate on the direction of Adam.
+    """AdamW that finds its learning rate: ALERA's self-tuned rate on the direction of Adam.
 
-    `salera_adamw` is the same with weight decay and a guard, and the better choice wherever the
-    loss can be had in the training loop.
+    Use it where the loss cannot be had in the training loop; `salera_adamw`, the same with a guard,
+    is the better choice otherwise, for the rate may rise until the loss explodes. In the paper,
+    which calls it Ag-Adam, it is Adam without Nesterov's momentum and weight decay; the paper's
+    `b2` of 0.999 remembers the tiny gradients of a network that has learned its examples for so
+    long that the next large one can end the run.
 
     Gradients agree in the units in which Adam steps: the path sees them divided by the fourth root
     of the second moment, as long as before. Steps stay small beside the parameters, as those of
@@ -51,25 +54,29 @@ def ag_adam(
 
     Args:
       learning_rate: initial rate eta_0, finite and at least 0, or an Optax schedule that the
-        self-tuned rate multiplies. Leave it: it counts only as far as those limits let it.
+        self-tuned rate multiplies. Leave it: it counts only as far as those limits let it. A rate
+        of 0 stays 0.
       b1: decay of Adam's first moment, in [0, 1].
       b2: decay of Adam's second moment, in [0, 1].
       eps: Adam's epsilon, added to the root of the second moment (that of ALERA is 1e-6).
       eps_root: added under that root.
       mu_dtype: dtype of the first moment, None for that of the parameters.
-      weight_decay: decoupled weight decay; see `salera_adamw`.
+      weight_decay: decoupled weight decay, finite and at least 0, or an Optax schedule; multiplied
+        by the learning rate and by the self-tuned rate of the leaf.
       mask: pytree of booleans, or function to one, of the leaves that decay; None for all.
       nesterov: whether Adam takes Nesterov's momentum.
       alpha: memory rate of the path, in (0, 1]; the paper's robust setting is 0.001, with its law.
-      law: how a rate follows its path; None is `ratio()`, `score(...)` is the paper's, and
-        `scale_by_alera` tells how to write one.
+      law: how a rate follows its path; None is `ratio(rest=-0.1)`: the rates rest where gradients
+        begin to contradict one another. `score(...)` is the paper's, and `scale_by_alera` tells how
+        to write one.
       groups: leaves that share a rate: None for one per leaf; "all" for one rate; a pytree of
         strings that is a prefix of the parameters; or a function to one, such as `by_module`.
       axis_name: inside `shard_map` or `pmap`, the name or names of the axes of the devices, over
         which norms are taken; see `alera`. `jit` needs no name.
 
     Returns:
-      An optimizer. Its state holds three copies of the parameters, the path and Adam's moments.
+      An optimizer whose `update` needs the parameters, but without weight decay. Its state holds
+      three copies of them: the path and Adam's moments.
 
     Raises:
       ValueError, TypeError: as `alera`.
@@ -93,6 +100,7 @@ def ag_adam(
         check_number(name, decay, lambda b: 0 <= b <= 1, "in [0, 1]")
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     base = optax.chain(adam, with_decay(weight_decay, mask, everywhere=True))
+    law = ratio(rest=_REST) if law is None else law
     rates = scale_by_alera(
         alpha,
         law,
@@ -204,7 +212,7 @@ def salera_adamw(
         mask=mask,
         nesterov=nesterov,
         alpha=alpha,
-        law=ratio(rest=_REST) if law is None else law,
+        law=law,
         groups=groups,
         axis_name=axis_name,
     )

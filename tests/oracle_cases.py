@@ -120,15 +120,19 @@ def wrapper_case(name, inner, oracle_part, learning_rate, **arguments):
     return Case(f"page_hinkley, {name}", ours, reference, alarms=True)
 
 
-def ag_adam_case(name, oracle_base, labels=None, *, is_complex=False, **arguments):
-    ours, theirs = laws("ratio")
+def adam_descent(params, labels=None, *, b1=0.9, b2=0.95, nesterov=True, weight_decay=1e-4):
+    """That of `ag_adam` and `salera_adamw`."""
+    base = oracle.Decayed(weight_decay, oracle.Adam(b1, b2, nesterov=nesterov))
+    law, within = oracle_laws.Ratio(0.01, rest=-0.1), adam_limits(params, 0.02)
+    part = oracle.Alera(params, 0.1, law, labels, base, limits=within, beside=True)
+    return oracle.Descent(part, 0.02)
 
+
+def ag_adam_case(name, labels=None, *, groups=None, is_complex=False, **arguments):
     def reference(params):
-        within = adam_limits(params, 0.02)
-        part = oracle.Alera(params, 0.1, theirs, labels, oracle_base(), limits=within, beside=True)
-        return oracle.Unguarded(oracle.Descent(part, 0.02))
+        return oracle.Unguarded(adam_descent(params, labels, **arguments))
 
-    tx = salera_optax.ag_adam(0.02, alpha=0.1, law=ours, **arguments)
+    tx = salera_optax.ag_adam(0.02, alpha=0.1, groups=groups, **arguments)
     return Case(f"ag_adam, {name}", tx, reference, is_complex)
 
 
@@ -138,13 +142,7 @@ def salera_adamw_case(name, **arguments):
     tx = salera_optax.salera_adamw(0.02, alpha=0.1, detector=published, **arguments)
 
     def reference(params):
-        decay = arguments.get("weight_decay", 1e-4)
-        nesterov = arguments.get("nesterov", True)
-        adam = oracle.Adam(b2=arguments.get("b2", 0.95), nesterov=nesterov)
-        law = oracle_laws.Ratio(0.01, rest=-0.1)
-        base, within = oracle.Decayed(decay, adam), adam_limits(params, 0.02)
-        part = oracle.Alera(params, 0.1, law, base=base, limits=within, beside=True)
-        return oracle.PageHinkley(oracle.Descent(part, 0.02))
+        return oracle.PageHinkley(adam_descent(params, **arguments))
 
     return Case(f"salera_adamw, {name}", tx, reference, alarms=True)
 
@@ -184,11 +182,12 @@ CASES = [
     alera_case("weight decay", weight_decay=0.1),
     alera_case("a rate far too low", rate=1e-9),
     alera_case("complex leaves", is_complex=True),
-    ag_adam_case("defaults", oracle.Adam),
-    ag_adam_case("own decay rates", lambda: oracle.Adam(0.8, 0.95), b1=0.8, b2=0.95),
-    ag_adam_case("one rate", oracle.Adam, ONE, groups="all"),
-    ag_adam_case("weight decay", lambda: oracle.Decayed(0.1, oracle.Adam()), weight_decay=0.1),
-    ag_adam_case("complex leaves", oracle.Adam, is_complex=True),
+    ag_adam_case("defaults"),
+    ag_adam_case("plain Adam", b2=0.999, nesterov=False, weight_decay=0.0),
+    ag_adam_case("own decay rates", b1=0.8, b2=0.9),
+    ag_adam_case("one rate", ONE, groups="all"),
+    ag_adam_case("weight decay", weight_decay=0.1),
+    ag_adam_case("complex leaves", is_complex=True),
     salera_case("rollback, path forgotten"),
     salera_case("rollback, path kept", reset_path=False),
     salera_case(

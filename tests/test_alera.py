@@ -251,7 +251,8 @@ def test_the_balance_of_gradient_and_weight_decay_is_no_agreement():
 
 
 def test_decoupled_weight_decay_is_multiplied_by_the_self_tuned_rate():
-    tx = salera_optax.ag_adam(0.1, weight_decay=0.01, mask={"w": True, "b": False})
+    mask = {"w": True, "b": False}
+    tx = salera_optax.ag_adam(0.1, weight_decay=0.01, mask=mask, nesterov=False)
     params = {"w": jnp.ones(3), "b": jnp.ones(3)}
     state = tx.init(params)
     for _ in range(3):

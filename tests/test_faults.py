@@ -22,7 +22,9 @@ OPTIMIZERS = {
     "salera": lambda: salera_optax.salera(0.1, law=PAPER, momentum=None),
     "salera with momentum": lambda: salera_optax.salera(0.05, law=PAPER),
     "spalera": lambda: salera_optax.spalera(0.1),
-    "ag_adam": lambda: salera_optax.page_hinkley(salera_optax.ag_adam(1e-3, law=PAPER)),
+    "ag_adam": lambda: salera_optax.page_hinkley(
+        salera_optax.ag_adam(1e-3, b2=0.999, nesterov=False, weight_decay=0.0, law=PAPER)
+    ),
 }
 # Compiled and trained each on its own: two in the quick suite, all in the slow one.
 EACH_OPTIMIZER = [

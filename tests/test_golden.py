@@ -76,6 +76,8 @@ def optimizer(algorithm, variant, arguments, decay, groups):
         arguments["groups"] = groups
     if algorithm in ("alera", "salera"):
         arguments.update(momentum=None, clip=None)
+    if algorithm == "agadam":
+        arguments.update(nesterov=False, weight_decay=0.0)
     if algorithm in ("salera", "spalera"):
         numbers = {name: arguments.pop(name) for name in ("smoothing", "threshold")}
         arguments["detector"] = salera_optax.published(**numbers)

@@ -31,7 +31,7 @@ MEASURED: dict[str, Callable[[], optax.GradientTransformation]] = {
     "alera": lambda: salera_optax.alera(1e-3),
     "salera": lambda: salera_optax.salera(1e-3),
     "spalera": lambda: salera_optax.spalera(1e-3),
-    "ag_adam": lambda: salera_optax.ag_adam(1e-3),
+    "ag_adam": salera_optax.ag_adam,
     "page_hinkley(adam)": lambda: salera_optax.page_hinkley(optax.adam(1e-3)),
     "page_hinkley(adam), no rollback": lambda: salera_optax.page_hinkley(
         optax.adam(1e-3), rollback=False

@@ -118,17 +118,7 @@ PAIRS = {
     "momentum": _around(lambda schedule: optax.sgd(schedule, momentum=0.9), 0.005),
     "adam": _around(optax.adam, 1e-3),
     "salera": Pair(salera_optax.salera, salera_optax.alera, 0.01),
-    "salera_adamw": Pair(
-        salera_optax.salera_adamw,
-        lambda schedule: salera_optax.ag_adam(
-            schedule,
-            b2=0.95,
-            nesterov=True,
-            weight_decay=1e-4,
-            law=salera_optax.ratio(rest=-0.1),
-        ),
-        1e-4,
-    ),
+    "salera_adamw": Pair(salera_optax.salera_adamw, salera_optax.ag_adam, 1e-4),
 }
 """By name."""
 

@@ -52,8 +52,8 @@ def grid(
     Each run that ends adds one line of JSON to the results, so an interrupted grid goes on where it
     was. paper: the paper's whole grid. robust: its robust settings, and those of its rivals.
     defaults: every optimizer at its defaults, over seven decades of initial learning rates.
-    gain: ALERA, SALERA and SPALERA at their defaults, but for larger and larger gains.
-    divisor: SALERA where it explodes most often, with several dividing factors.
+    gain: paper-salera, paper-alera and spalera at their defaults, but for larger and larger gains.
+    divisor: paper-salera where it explodes most often, with several dividing factors.
     """
     try:
         runs = list(

@@ -41,10 +41,11 @@ def write_report(runs: pd.DataFrame, folder: Path, catastrophe: Sequence[Log] = 
         "over the seeds; a run has failed when it is wrong on more than 80 % or its loss is not "
         "finite. A problem is a data set, a model, the size of a minibatch in % of the training "
         "set, and the number of epochs. What has not been run is left empty.",
-        "**The rows.** `published-salera` is SALERA as its authors' code runs it. `paper-salera`, "
-        "`paper-alera`, `paper-ag_adam` and `spalera` have the paper's law, and were run under an "
-        "earlier guard of this library. `salera_adamw` and `salera` are this library's, with its "
-        "own law, as they are today. The others are Optax's.",
+        "**The rows.** `salera_adamw`, `salera`, `alera` and `ag_adam` are this library's, with "
+        "its own law, as they are today. `paper-salera`, `paper-alera`, `paper-ag_adam` and "
+        "`spalera` have the paper's law; those with a guard were run under an earlier one of this "
+        "library. `published-salera` is SALERA as its authors' code runs it. The others are "
+        "Optax's.",
     ]
     if not runs.empty:
         parts += [*_beside_the_paper(runs), *_overview(runs)]

@@ -65,7 +65,7 @@ CONTENDERS: dict[str, Contender] = {
         lambda rate: salera_optax.salera_adamw(rate, average=True), 1e-4
     )._replace(averaged=salera_optax.eval_params),
     "salera": _from(salera_optax.salera, 0.01),
-    "ag_adam": _from(salera_optax.ag_adam, 0.001),
+    "ag_adam": _from(salera_optax.ag_adam, 1e-4),
     "adamw": _from(optax.adamw, 0.001),
     "adamw, cosine": Contender(_warm_up_and_cosine, 0.001),
     "nadamw": _from(optax.nadamw, 0.001),

@@ -29,7 +29,7 @@ def write_tables(curves: pd.DataFrame, path: Path) -> None:
     parts = [
         "# Eight small tasks",
         _in_short(curves, means["all"]),
-        "Made by `python -m benchmarks tasks`. One configuration of every "
+        f"Made by `python -m benchmarks tasks --seeds {seeds.max()}`. One configuration of every "
         "optimizer for all tasks: everything but the initial rate as its authors or Optax have it, "
         "weight decay included; six rates, the multiples "
         f"{_numbers(CONTENDERS[REFERENCE].factors)} of the default, or "

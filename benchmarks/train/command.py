@@ -51,7 +51,11 @@ _HYPERPARAMETERS: list[Callable[[Any], Any]] = [
     click.option("--momentum", type=_BELOW_ONE, help="Momentum of the direction."),
     click.option("--b1", type=_BELOW_ONE, help="Adam: memory of the mean gradient."),
     click.option("--b2", type=_BELOW_ONE, help="Adam: memory of the squared gradient."),
-    click.option("--weight-decay", type=_FROM_ZERO, help="Decoupled weight decay."),
+    click.option(
+        "--weight-decay",
+        type=_FROM_ZERO,
+        help="Weight decay: decoupled for Adam, for SGD an L2 penalty.",
+    ),
 ]
 
 
@@ -84,7 +88,9 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
     type=Choice(list(optimizers.OPTIMIZERS)),
     multiple=True,
     default=["salera_adamw"],
-    help="Several, each with this option, are run one after the other and drawn together.",
+    help="Several, each with this option, are run one after the other and drawn together. paper-: "
+    "by the paper's law, without momentum; published-: as its authors' code; guarded-: with the "
+    "guard.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=20)
 @click.option(
