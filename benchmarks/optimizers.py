@@ -32,8 +32,6 @@ class Recipe(NamedTuple):
 
 PLAIN: dict[str, Any] = {"momentum": None, "nesterov": False, "clip": None}
 """What `alera` and `salera` have beyond the paper, left out."""
-ADAM: dict[str, Any] = {"nesterov": False, "weight_decay": 0.0}
-"""The same of `ag_adam`."""
 
 
 def _published_salera(
@@ -92,7 +90,9 @@ OPTIMIZERS: dict[str, Recipe] = {
     "paper-salera": Recipe(partial(salera_optax.salera, **PLAIN), 0.01, _score(2.12e-6)),
     "paper-alera": Recipe(partial(salera_optax.alera, **PLAIN), 0.01, _score(2.12e-6)),
     "paper-ag_adam": Recipe(
-        partial(salera_optax.ag_adam, alpha=0.001, b2=0.999, **ADAM), 0.001, _score(2.12e-6)
+        partial(salera_optax.ag_adam, alpha=0.001, b2=0.999, nesterov=False, weight_decay=0.0),
+        0.001,
+        _score(2.12e-6),
     ),
     "published-salera": Recipe(_published_salera, 0.01),
     **_OPTAX,

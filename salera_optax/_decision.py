@@ -103,12 +103,11 @@ def deciding(
     ) -> tuple[Decision, Any]:
         # Adding the difference may miss the snapshot by a rounding error. Then this call adds what
         # is missing, and neither takes a step nor looks at the loss.
-        if params is None:
+        if params is None:  # false, but XLA must not know it
             finish = jax.lax.optimization_barrier(jnp.zeros((), bool))
         else:
-            finish = jax.lax.cond(
-                scalars.action.go_back, missed, at_rest, params, snapshot, scalars.action.go_back
-            )
+            went_back = scalars.action.go_back
+            finish = jax.lax.cond(went_back, missed, at_rest, params, snapshot, went_back)
         # Without branches XLA works the decision out anew in every kernel that asks for it.
         decision, observed = jax.lax.cond(finish, later, now, scalars, *given)
         return decision, observed

@@ -12,7 +12,7 @@ from benchmark_runs import digits_on_device
 import salera_optax
 from benchmarks import models, optimizers, training
 
-LIMITED = ("salera", "alera", "ag_adam")  # whose first steps are, from their default rates
+LIMITED = ("salera", "alera")  # whose first steps are, from their default rates
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,7 @@ def _hyperparameter_options(command: Callable[..., None]) -> Callable[..., None]
     multiple=True,
     default=["salera_adamw"],
     help="Several, each with this option, are run one after the other and drawn together. paper-: "
-    "by the paper's law, without momentum; published-: as its authors' code; guarded-: with the "
-    "guard.",
+    "by the paper's law; published-: as its authors' code; guarded-: with the guard.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=20)
 @click.option(
